@@ -1,0 +1,83 @@
+"""Attention of one new token per row over the row's key-value cache.
+
+    o[b, h] = sum_j softmax_j(scale * q[b, h] . k_cache[b, j, h // (H / G)]) * v_cache[b, j, h // (H / G)]
+
+over 0 <= j < lens[b], the new token's own key included; with a window W >= 0 over the last W + 1 of them. lens is
+clamped to 0 .. Tmax, and a row with nothing to attend to gives zeros. Cache entries that a row does not see are never
+used: they may hold anything, NaN included.
+
+B batch, H query heads, G kv heads, D head dim, Tmax room in the cache: q (B, H, D), caches (B, Tmax, G, D) with any
+strides, lens (B,). Source: Vaswani et al. 2017; the cache is Shazeer 2019, section 2.4.
+"""
+
+from torch import Tensor
+
+from kernels import backend
+from kernels.checks import (
+    KernelInputError,
+    check_heads,
+    check_rows,
+    check_same,
+    check_scale,
+    check_tensor,
+    check_window,
+)
+from kernels.decode_attention import reference, torch_impl
+
+
+def decode_attention(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lens: Tensor | int, *, window: int = -1, scale: float | None = None
+) -> Tensor:
+    """Attention output (B, H, D) in q's dtype.
+
+    lens: keys in use per row, an integer tensor (B,) on q's device, or one int for all rows. On a GPU its values are
+    never read back to the host. Raises KernelInputError (a ValueError) for shapes, dtypes, devices or a window that do
+    not fit.
+    """
+    if not _plainly_fits(q, k_cache, v_cache, window, scale):
+        _check(q, k_cache, v_cache, window, scale)
+    if isinstance(lens, Tensor):
+        check_rows("decode_attention", "lens", lens, q.shape[0], q.device, floating=False)
+    elif not isinstance(lens, int):
+        raise KernelInputError(f"decode_attention: lens is {lens!r}; pass an integer tensor (B,) or one int")
+    if backend.choose("decode_attention", q.device, q.dtype, q.shape).name == "reference":
+        return reference.decode_attention(q, k_cache, v_cache, lens, window, scale)
+    return torch_impl.decode_attention(q, k_cache, v_cache, lens, window, scale)
+
+
+def _plainly_fits(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> bool:
+    """The usual call, recognised in two microseconds; all else goes through `_check`, which says what is wrong."""
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
+        return False
+    shape, cache = q.shape, k.shape
+    return (
+        len(shape) == 3
+        and len(cache) == 4
+        and cache == v.shape
+        and shape[0] == cache[0]
+        and shape[2] == cache[3] > 0
+        and cache[2] > 0 < shape[1]
+        and shape[1] % cache[2] == 0
+        and q.dtype is k.dtype is v.dtype
+        and q.is_floating_point()
+        and q.device == k.device == v.device
+        and isinstance(window, int)
+        and window >= -1
+        and scale is None
+    )
+
+
+def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, window: int, scale: float | None) -> None:
+    check_tensor("decode_attention", "q", q, "(B, H, D)")
+    check_tensor("decode_attention", "k_cache", k_cache, "(B, Tmax, G, D)")
+    check_tensor("decode_attention", "v_cache", v_cache, "(B, Tmax, G, D)")
+    check_same("decode_attention", "q", q, "k_cache", k_cache)
+    check_same("decode_attention", "k_cache", k_cache, "v_cache", v_cache)
+    if k_cache.shape != v_cache.shape:
+        raise KernelInputError(
+            f"decode_attention: k_cache has shape {tuple(k_cache.shape)} and v_cache {tuple(v_cache.shape)}; "
+            f"both caches need one shape"
+        )
+    check_heads("decode_attention", q, k_cache, "k_cache")
+    check_window("decode_attention", window)
+    check_scale("decode_attention", scale)
