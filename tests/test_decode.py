@@ -1,0 +1,51 @@
+"""The straight line of decode.py is the forward pass of gpt.py, for any mixture of components."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.decode import Decoder
+from nanochat.gpt import GPT, build
+from nanochat.gpt_config import GPTConfig
+from nanochat.kv_cache import KVCache
+from tests.model_support import configs, new_cache
+from tests.variants import random_weights
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=configs(), lengths=st.lists(st.integers(1, 20), min_size=1, max_size=3), fused=st.booleans())
+def test_single_tokens_give_the_logits_of_the_whole_text(config: GPTConfig, lengths: list[int], fused: bool) -> None:
+    """Also for rows of different lengths, past windows and context, and for weights that are not fused."""
+    weights = random_weights(config, 1)
+    model = GPT(config)
+    model.load_state_dict(weights)
+    model = build(config, weights) if fused else model.eval()
+    generator = torch.Generator().manual_seed(sum(lengths))
+    texts = [torch.randint(config.vocab_size, (1, length + 4), generator=generator) for length in lengths]
+    decoder = Decoder(model)
+    with torch.inference_mode():
+        caches = []
+        for text, length in zip(texts, lengths, strict=True):
+            caches.append(new_cache(config))
+            model.hidden(text[:, :length], caches[-1])
+        cache = KVCache.join(caches)
+        for step in range(4):
+            ids = torch.cat([text[0, length + step].view(1) for text, length in zip(texts, lengths, strict=True)])
+            logits = decoder.step(ids, cache)
+            for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+                whole = model(text[:, : length + step + 1])[0, -1]
+                assert torch.allclose(logits[row], whole, atol=2e-4)
+    assert cache.lengths == [length + 4 for length in lengths]
+
+
+def test_a_prompt_and_a_decoder_can_take_turns() -> None:
+    """A chunk after single tokens continues what they wrote into the cache."""
+    config = GPTConfig(sequence_len=64, vocab_size=50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32)
+    model = build(config, random_weights(config, 2))
+    ids = torch.arange(12)[None]
+    cache, decoder = new_cache(config), Decoder(model)
+    with torch.inference_mode():
+        model.hidden(ids[:, :4], cache)
+        decoder.step(ids[:, 4], cache)
+        last = model.logits(model.hidden(ids[:, 5:], cache))
+        assert torch.allclose(last, model(ids)[:, 5:], atol=1e-4)
