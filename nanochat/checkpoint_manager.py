@@ -1,0 +1,344 @@
+"""Save and open checkpoints of every nanochat era.
+
+This is the door to all of it: opening a model is here, writing in checkpoint_save.py, finding runs in
+checkpoint_runs.py, and their names can be imported from here. A file is opened by safe_load.py (no code runs, no
+surprise in memory), its digest is checked, its shapes are compared with the configuration before a model is built, and
+the tokenizer is tied to the model. What was decided on the way is returned in `notes`.
+
+    python -m nanochat.scripts.chat_cli -i base -g d4 -p "The capital of France is"
+"""
+
+import datetime
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanochat import safe_load
+from nanochat.checkpoint_files import (
+    CheckpointError,
+    damaged,
+    find_optimizer,
+    hostile,
+    location,
+    meta_name,
+    model_name,
+    optimizer_files,
+    read_digest_file,
+    shown,
+)
+from nanochat.checkpoint_meta import read_meta, recorded_files
+from nanochat.checkpoint_runs import Run, choose_run, find_last_step, find_runs, list_steps
+from nanochat.checkpoint_save import TOKENIZER_NAME, save_checkpoint
+from nanochat.durable import directory_lock
+
+if TYPE_CHECKING:
+    import torch
+
+    from nanochat.eras import Era
+    from nanochat.gpt import GPT
+    from nanochat.tokenizer import Tokenizer
+
+__all__ = [
+    "CheckpointError",
+    "LoadedModel",
+    "Run",
+    "Verification",
+    "choose_run",
+    "directory_lock",
+    "find_last_step",
+    "find_runs",
+    "list_steps",
+    "load_checkpoint",
+    "load_model",
+    "load_model_from",
+    "read_meta",
+    "save_checkpoint",
+    "verify",
+]
+
+COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name
+WEIGHT_TYPES = ("float32", "bfloat16", "float16", "float64")
+UNVERIFIED = "unverified (no digest): its CRC-32 sums are right, which finds damage but not tampering"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to speak, and what was decided while opening it."""
+
+    model: "GPT"
+    tokenizer: "Tokenizer"
+    meta: dict[str, Any]
+    era: "Era"  # which nanochat made it, and how that was recognised
+    notes: tuple[str, ...]  # in words: how it was verified, what was converted, where the tokenizer came from
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of checking one step."""
+
+    ok: bool
+    problems: tuple[str, ...]  # one sentence each
+    level: str  # what was looked at
+
+
+def load_model(
+    folder: str | Path,
+    step: int | None = None,
+    device: "str | torch.device" = "cpu",
+    tokenizer_dir: str | Path | None = None,
+    *,
+    softcap: float | None = None,
+) -> LoadedModel:
+    """Open one step of a run, the last complete one if no step is named, as a model in evaluation mode.
+
+    The tokenizer is that in `tokenizer_dir`, else the one beside the checkpoint, else `folder/../../tokenizer`.
+    `softcap` overrules what the files cannot tell for early March 2026 (see eras.py).
+
+    Raises:
+        CheckpointError: damaged, unsafe, incomplete, or files that do not belong together.
+        TokenizerError: the tokenizer's own files are at fault.
+    """
+    from nanochat import gpt
+
+    folder = Path(folder)
+    step = find_last_step(folder) if step is None else step
+    meta = read_meta(folder / meta_name(step))
+    digests = recorded_files(meta)
+    path = folder / model_name(step)
+    with safe_load.open_tensors(path) as file:
+        specs = _weights(file)
+        era = _era(meta, specs, file, softcap)
+        tokenizer, notes = _load_tokenizer(folder, meta, era.config.vocab_size, tokenizer_dir)
+        weights = _strip(file.read(_digest(file, digests)))
+    if meta.get("step", step) != step:
+        notes.append(f"the meta file says step {shown(meta['step'])}, its name says {step}")
+    notes.insert(0, "verified: every byte has the SHA-256 that was saved" if path.name in digests else UNVERIFIED)
+    weights, more = _prepare(weights, str(device))
+    return LoadedModel(gpt.build(era.config, weights, device), tokenizer, meta, era, (*notes, *more))
+
+
+def load_model_from(
+    base_dir: str | Path,
+    source: str,
+    model_tag: str | None = None,
+    step: int | None = None,
+    device: "str | torch.device" = "cpu",
+    *,
+    softcap: float | None = None,
+) -> LoadedModel:
+    """Open a run of a base dir by stage ("base", "mid", "sft", "rl") and tag; see `choose_run` for which one.
+
+    Raises:
+        as choose_run and load_model.
+    """
+    run, reason = choose_run(base_dir, source, model_tag)
+    loaded = load_model(run.folder, step, device, softcap=softcap)
+    note = f"run {shown(run.tag)} of {source}: {reason}"
+    return LoadedModel(loaded.model, loaded.tokenizer, loaded.meta, loaded.era, (*loaded.notes, note))
+
+
+def load_checkpoint(
+    checkpoint_dir: str | Path,
+    step: int,
+    device: "str | torch.device",
+    load_optimizer: bool = False,
+    rank: int = 0,
+) -> tuple[dict[str, "torch.Tensor"], Any, dict[str, Any]]:
+    """The parts of a checkpoint as saved: (state dict, optimizer state or None, meta), tensors on `device`.
+
+    The state dict keeps its dtypes; its keys carry no `_orig_mod.`. The optimizer state has the layout of its era.
+
+    Raises:
+        CheckpointError: damaged, unsafe, or no optimizer state where one was asked for.
+    """
+    folder = Path(checkpoint_dir)
+    meta = read_meta(folder / meta_name(step))
+    digests = recorded_files(meta)
+    with safe_load.open_tensors(folder / model_name(step)) as file:
+        _weights(file)
+        model_data = _strip(file.read(_digest(file, digests)))
+    optimizer_data = None
+    if load_optimizer:
+        path = find_optimizer(folder, step, rank)
+        if path is None:
+            raise CheckpointError(
+                f"{location(folder)}: step {step} has no optimizer state of rank {rank}; resume from a step that has "
+                "one, or start a new run from its weights"
+            )
+        with safe_load.open_tensors(path) as file:
+            optimizer_data = file.read(_digest(file, digests))
+    if str(device) != "cpu":
+        model_data, optimizer_data = safe_load.map_tensors((model_data, optimizer_data), lambda t: t.to(device))
+    return model_data, optimizer_data, meta
+
+
+def verify(folder: str | Path, step: int, full: bool = False) -> Verification:
+    """Check one step without building its model.
+
+    Quick: meta, structure and size of each file, names and shapes of the weights. Full: every byte as well, by the
+    SHA-256 that was recorded or, for a checkpoint that is not ours, by the CRC-32 of each part.
+    """
+    folder = Path(folder)
+    level = "structure, names and sizes"
+    try:
+        meta = read_meta(folder / meta_name(step))
+        digests = recorded_files(meta)
+        present = [folder / model_name(step), *optimizer_files(folder, step)]
+    except CheckpointError as error:
+        return Verification(False, (str(error),), level)
+    problems = [
+        f"{location(folder / name)}: saved with this step and gone; restore it from a copy"
+        for name in digests
+        if not os.path.lexists(folder / name)
+    ]
+    if full:
+        level += ", SHA-256 of every byte" if digests else ", CRC-32 of every part (no digest was recorded)"
+    for path in present:
+        try:
+            with safe_load.open_tensors(path) as file:
+                digest = _digest(file, digests)
+                if path.name == model_name(step):
+                    _era(meta, _weights(file), file, None)
+                if full:
+                    file.check(digest)
+        except CheckpointError as error:
+            problems.append(str(error))
+    return Verification(not problems, tuple(problems), level)
+
+
+def _weights(file: safe_load.TensorFile) -> dict[str, safe_load.TensorSpec]:
+    """The names and descriptions in a model file, which must hold weights and nothing else."""
+    tree = file.tree
+    if not isinstance(tree, dict) or not tree:
+        raise hostile(file.path, "it holds no state dict")
+    for name, spec in tree.items():
+        if not isinstance(name, str) or not isinstance(spec, safe_load.TensorSpec) or spec.dtype not in WEIGHT_TYPES:
+            raise hostile(file.path, f"'{shown(name)}' is not a floating-point tensor")
+    if len({spec.storage for spec in tree.values()}) < len(tree):
+        raise hostile(file.path, "two weights share one storage")
+    specs: dict[str, safe_load.TensorSpec] = _strip(tree)
+    if len(specs) < len(tree):
+        raise hostile(file.path, f"a weight is there with and without {COMPILED_PREFIX}")
+    return specs
+
+
+def _era(
+    meta: Mapping[str, Any],
+    specs: Mapping[str, safe_load.TensorSpec],
+    file: safe_load.TensorFile,
+    softcap: float | None,
+) -> "Era":
+    """Recognise the era and hold every name and shape against it, before a single weight is read."""
+    from nanochat.eras import infer_era
+    from nanochat.gpt import parameter_shapes
+
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    try:
+        era = infer_era(meta, shapes, saved=_written(file), softcap=softcap)
+        if era.config.n_layer > len(shapes):  # before the shapes of a thousand layers are worked out
+            raise ValueError(
+                f"{len(shapes)} weights can't be a model of {era.config.n_layer:,} layers; take another step"
+            )
+        wanted = parameter_shapes(era.config)
+    except ValueError as error:
+        raise CheckpointError(f"{location(file.path)} and its meta: {error}") from None
+    missing, extra = sorted(wanted.keys() - shapes), sorted(shapes.keys() - wanted)
+    other = [name for name in wanted if name in shapes and shapes[name] != wanted[name]]
+    found = []
+    if missing:
+        found.append(f"{len(missing)} weights are missing, such as '{missing[0]}'")
+    if extra:
+        found.append(f"{len(extra)} are unknown, such as '{shown(extra[0])}'")
+    if other:
+        name = other[0]
+        found.append(f"{len(other)} have another shape, such as '{name}' {shapes[name]} where {wanted[name]} is needed")
+    if found:
+        raise CheckpointError(
+            f"{location(file.path)}: {'; '.join(found)}; model and meta file do not belong together or another program "
+            "wrote them: take both from the same step"
+        )
+    return era
+
+
+def _written(file: safe_load.TensorFile) -> datetime.date | None:
+    """The day (UTC) on which a file was last changed, None where its clock says nonsense."""
+    try:
+        return datetime.datetime.fromtimestamp(os.fstat(file.file.fileno()).st_mtime, datetime.UTC).date()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _digest(file: safe_load.TensorFile, digests: Mapping[str, tuple[int, str]]) -> str | None:
+    """The digest to expect, after the size has been compared; None where none was recorded."""
+    path = Path(file.path)
+    if path.name not in digests:
+        return read_digest_file(path)
+    size, digest = digests[path.name]
+    if size != file.size:
+        raise damaged(file.path, f"{file.size:,} bytes where {size:,} were saved")
+    return digest
+
+
+def _prepare(weights: dict[str, Any], device: str) -> tuple[dict[str, "torch.Tensor"], list[str]]:
+    """Weights for a device, and what was done to them. A CPU computes in float32, so half precision is widened."""
+    import torch
+
+    notes = []
+    if device.startswith(("cpu", "mps")):
+        for dtype, word in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float64, "fp64")):
+            converted = [name for name, weight in weights.items() if weight.dtype == dtype]
+            for name in converted:
+                weights[name] = weights[name].float()
+            if converted:
+                what = "embeddings" if all("embed" in name or "wte" in name for name in converted) else "weights"
+                notes.append(f"{word} {what} converted to fp32 ({len(converted)} tensors)")
+    # A sum is 40 times as fast as isfinite and finite only if every element is; one that overflows is looked at again.
+    broken = [
+        name for name, weight in weights.items() if not torch.isfinite(weight.sum()) and not weight.isfinite().all()
+    ]
+    if broken:
+        notes.append(
+            f"{len(broken)} tensors hold NaN or infinity, such as {broken[0]}: the training of this run diverged"
+        )
+    return {name: weight.contiguous() for name, weight in weights.items()}, notes
+
+
+def _load_tokenizer(
+    folder: Path, meta: Mapping[str, Any], vocab_size: int, tokenizer_dir: str | Path | None
+) -> tuple["Tokenizer", list[str]]:
+    """The tokenizer of a checkpoint, tied to it by fingerprint where one is recorded, else by the vocabulary's size."""
+    from nanochat.tokenizer import load_tokenizer
+
+    if tokenizer_dir is not None:
+        source, why = Path(tokenizer_dir), "as asked"
+    elif (folder / TOKENIZER_NAME).is_file():
+        source, why = folder, "beside the checkpoint"
+    else:
+        source, why = folder.parent.parent / "tokenizer", "the base dir's"
+    if not source.is_dir():
+        raise CheckpointError(f"{location(source)}: no tokenizer there; name its folder with tokenizer_dir")
+    tokenizer = load_tokenizer(source)
+    notes = [f"tokenizer taken from {location(source)} ({why})", *tokenizer.notes]
+    size = tokenizer.get_vocab_size()
+    if size != vocab_size:
+        raise CheckpointError(
+            f"{location(source)}: this tokenizer has {size:,} tokens and the model {vocab_size:,}, so it was trained "
+            "with another; name that one's folder with tokenizer_dir"
+        )
+    recorded = meta.get("lab", {}).get("tokenizer")
+    fingerprint = recorded.get("fingerprint") if isinstance(recorded, dict) else None
+    if fingerprint is None:
+        notes.append("tokenizer tied to the model by its size only (no fingerprint was recorded)")
+    elif fingerprint != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{location(source)}: not the tokenizer that this model was trained with, though of the same size "
+            f"(fingerprint {shown(tokenizer.fingerprint, 20)}, recorded {shown(fingerprint, 20)}); it was retrained or "
+            "replaced: name the right one's folder with tokenizer_dir"
+        )
+    return tokenizer, notes
+
+
+def _strip(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(COMPILED_PREFIX): weight for name, weight in weights.items()}

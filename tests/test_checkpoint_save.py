@@ -1,0 +1,218 @@
+"""Writing checkpoints: one writer at a time, nothing half done, whatever fails."""
+
+import multiprocessing
+import resource
+import shutil
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanochat import durable
+from nanochat.checkpoint_files import optimizer_name
+from nanochat.checkpoint_manager import (
+    CheckpointError,
+    directory_lock,
+    find_runs,
+    load_checkpoint,
+    save_checkpoint,
+    verify,
+)
+from tests.archive_support import assert_one_line, flip, same
+from tests.checkpoint_support import make_tokenizer, meta_of, save_ours, tiny_config, tiny_optimizer, tiny_weights
+
+FORK = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds importing torch
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_ranks_save_their_share_and_rank_0_commits(tmp_path: Path) -> None:
+    folder = tmp_path / "base_checkpoints" / "d2"
+    config = tiny_config()
+    with directory_lock(folder):
+        for rank in (1, 2, 0):
+            save_checkpoint(folder, 5, tiny_weights(config), tiny_optimizer(rank), meta_of(config, 5), rank)
+            assert (folder / "meta_000005.json").exists() == (rank == 0)
+    for rank in range(3):
+        assert same(load_checkpoint(folder, 5, "cpu", True, rank)[1], tiny_optimizer(rank))
+    files = load_checkpoint(folder, 5, "cpu")[2]["lab"]["files"]
+    assert sorted(files) == ["model_000005.pt", *(optimizer_name(5, rank) for rank in range(3))]
+    path = folder / optimizer_name(5, 2)
+    flip(path, path.stat().st_size // 2)
+    assert not verify(folder, 5, full=True).ok
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_checkpoint(folder, 5, "cpu", True, 2)
+
+
+def test_a_second_writer_is_refused_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "base_checkpoints" / "d2"
+    ready, leave = FORK.Event(), FORK.Event()
+
+    def hold() -> None:
+        with directory_lock(folder):
+            ready.set()
+            leave.wait(60)
+
+    holder = FORK.Process(target=hold)
+    holder.start()
+    assert ready.wait(30)
+    for attempt in (lambda: save_ours(folder), lambda: directory_lock(folder).__enter__()):
+        with pytest.raises(CheckpointError, match=f"process {holder.pid} is writing here") as caught:
+            attempt()
+        assert_one_line(caught.value, "d2")
+    assert names(folder) == [".lock"]
+    holder.kill()  # a lock ends with its process, however that ends
+    holder.join()
+    assert save_ours(folder)
+
+
+def test_two_trainers_in_one_process_are_two(tmp_path: Path) -> None:
+    with directory_lock(tmp_path / "d2"):
+        assert durable.holds_lock(tmp_path / "d2")
+        with pytest.raises(CheckpointError, match="this process is already writing"), directory_lock(tmp_path / "d2"):
+            pass
+        save_ours(tmp_path / "d2")  # the holder itself may save
+        assert durable.holds_lock(tmp_path / "d2")
+    assert not durable.holds_lock(tmp_path / "d2")
+    with directory_lock(tmp_path / "d2"):
+        pass
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
+    folder = save_ours(tmp_path / "d2", 1)
+    (folder / ".model_000002.pt.4711.tmp").write_bytes(b"half")
+    (folder / "model_000002.pt.tmp").write_bytes(b"somebody's own")
+    save_ours(folder, 3)
+    assert ".model_000002.pt.4711.tmp" not in names(folder)
+    assert "model_000002.pt.tmp" in names(folder)
+
+
+def test_too_little_space_is_known_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_ours(tmp_path / "d2", 1)
+    before = names(folder)
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+    with pytest.raises(CheckpointError, match="the disk has 1,048,576 bytes free") as caught:
+        save_ours(folder, 2)
+    assert_one_line(caught.value, "d2")
+    assert names(folder) == before
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.95])
+def test_a_disk_that_fills_up_leaves_no_stump(tmp_path: Path, part: float) -> None:
+    """A limit on the size of files stands for the full disk: the write fails in the middle in the same way."""
+    folder = save_ours(tmp_path / "d2", 1)
+    before = names(folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int((folder / "model_000001.pt").stat().st_size * part), limits[1]))
+    try:
+        for step in (1, 2):  # replacing a step must not lose it either
+            with pytest.raises(CheckpointError, match="cannot be written") as caught:
+                save_ours(folder, step, seed=9)
+            assert_one_line(caught.value, f"_{step:06d}")
+            assert names(folder) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert verify(folder, 1, full=True).ok
+    assert save_ours(folder, 2)
+
+
+def test_an_interrupt_in_the_middle_leaves_no_stump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save_ours(tmp_path / "d2", 1)
+    before = names(folder)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_ours(folder, 2)
+    assert names(folder) == before
+    assert not durable.holds_lock(folder)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "d2", Path("/proc/nowhere/d2")):
+        with pytest.raises(CheckpointError, match="permissions") as caught:
+            save_ours(folder)
+        assert_one_line(caught.value, folder.name)
+
+
+def test_replacing_a_step(tmp_path: Path) -> None:
+    folder = save_ours(tmp_path / "d2", 1, seed=1)
+    save_ours(folder, 1, seed=2)
+    assert same(load_checkpoint(folder, 1, "cpu")[0], tiny_weights(tiny_config(), 2))
+    assert verify(folder, 1, full=True).ok
+
+
+def test_readers_never_see_half_a_checkpoint(tmp_path: Path) -> None:
+    """100 saves while another thread finds, opens and verifies the newest."""
+    folder = save_ours(tmp_path / "base_checkpoints" / "d2", 0)
+    done = threading.Event()
+    seen: list[int] = []
+    errors: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                (run,) = find_runs(tmp_path)
+                weights, _, meta = load_checkpoint(folder, run.steps[-1], "cpu")
+                assert same(weights, tiny_weights(tiny_config(), meta["step"]))
+                assert verify(folder, run.steps[-1], full=True).ok
+                seen.append(meta["step"])
+        except BaseException as error:  # noqa: BLE001 - it is raised again below, in the test's own thread
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for step in range(1, 101):
+        save_ours(folder, step, seed=step)
+    done.set()
+    reader.join()
+    if errors:
+        raise errors[0]
+    assert len(set(seen)) > 3
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("value", [{"a": object()}, {"a": {1, 2}}, {"model_config": None}])
+def test_a_meta_that_cannot_be_written_fails_first(tmp_path: Path, value: dict[str, Any]) -> None:
+    config = tiny_config()
+    with pytest.raises(CheckpointError):
+        save_checkpoint(tmp_path / "d2", 1, tiny_weights(config), None, {**meta_of(config, 1), **value})
+    assert not (tmp_path / "d2").exists()
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, True, None, 10**12])
+def test_a_step_that_is_none(tmp_path: Path, step: Any) -> None:
+    with pytest.raises(CheckpointError, match="step"):
+        save_checkpoint(tmp_path / "d2", step, {}, None, meta_of(tiny_config()))
+
+
+def test_replacing_a_step_without_an_optimizer_drops_the_old_one(tmp_path: Path) -> None:
+    """The old state belongs to other weights; resuming with both would be wrong in silence."""
+    folder = save_ours(tmp_path / "d2", 1)
+    config = tiny_config()
+    save_checkpoint(folder, 1, tiny_weights(config), None, meta_of(config, 1), tokenizer=make_tokenizer())
+    assert names(folder) == [".lock", "meta_000001.json", "model_000001.pt", "tokenizer.json"]
+    assert verify(folder, 1, full=True).ok
+
+
+@pytest.mark.parametrize("state", [{"a": {1, 2}}, [object], {"a": 2**70}, {(1, 2): 3}, {"a": torch.Size([2])}])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_state_that_could_not_be_opened_again_is_not_saved(tmp_path: Path, rank: int, state: Any) -> None:
+    folder = save_ours(tmp_path / "d2", 1)
+    before = names(folder)
+    config = tiny_config()
+    with pytest.raises(CheckpointError, match="could not be opened again") as caught:
+        save_checkpoint(folder, 2, tiny_weights(config), state, meta_of(config, 2), rank)
+    assert_one_line(caught.value, optimizer_name(2, rank))
+    assert names(folder) == before
