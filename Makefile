@@ -1,0 +1,28 @@
+# Every command of the project in one place. PYTHON names the interpreter: make test PYTHON=.venv/bin/python
+PYTHON ?= python
+
+.PHONY: help check test prove app bench gpu
+
+help:            ## this list
+	@grep -E '^[a-z]+: +##' Makefile | sed 's/: *##/\t/'
+
+check:           ## style, format and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test:            ## all tests except the long proofs
+	$(PYTHON) -m pytest
+
+prove:           ## the long drills and full batteries; results go, dated, into docs/log.md
+	$(PYTHON) -m pytest -m prove
+
+app:             ## the browser app
+	$(PYTHON) -m streamlit run Home.py
+
+bench:           ## decoding speed, paired with a baseline in one run
+	$(PYTHON) -m nanochat.benchmarks.engine
+
+gpu:             ## checks of the GPU kernels
+	@echo "There is nothing to check on a GPU yet: every op of kernels/ has a PyTorch path only, no Triton kernel." >&2
+	@exit 1

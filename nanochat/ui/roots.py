@@ -1,0 +1,99 @@
+"""What Home says about a root: is it there, how much disk it takes, which runs lie in it. Pure, no Streamlit here."""
+
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.checkpoint_manager import Run, find_runs
+from nanochat.paths import STAGE_FOLDERS, DiskUse, Root, disk_use, folder_problem
+from nanochat.ui.text import readable_size, visible
+
+
+@dataclass(frozen=True)
+class RootReport:
+    """One root as it is on disk right now."""
+
+    root: Root
+    exists: bool
+    problem: str | None  # why it cannot be read, as words that end a sentence
+    disk: DiskUse
+    runs: tuple[Run, ...]
+    sizes: tuple[int, ...]  # bytes of each run's folder, in the order of `runs`
+
+
+def survey(root: Root) -> RootReport:
+    """Look at one root. Never raises for what is or is not on disk."""
+    problem = folder_problem(root.path)
+    exists = problem is not None or root.path.is_dir()
+    readable = exists and problem is None
+    runs = tuple(find_runs(root.path)) if readable else ()
+    disk = disk_use(root.path) if readable else DiskUse(0, 0, problem is None)
+    return RootReport(root, exists, problem, disk, runs, tuple(disk_use(run.folder).size for run in runs))
+
+
+def disk_sentence(report: RootReport) -> str:
+    """How full the root is, in words."""
+    if report.problem is not None:
+        return f"This folder cannot be opened: {report.problem}."
+    if not report.exists:
+        return "Not there yet. It takes no disk space."
+    at_least = "" if report.disk.complete else "At least "
+    files = f"{report.disk.files:,} file{'' if report.disk.files == 1 else 's'}"
+    return f"{at_least}{readable_size(report.disk.size)} in {files}."
+
+
+def run_rows(report: RootReport) -> list[dict[str, str | int | None]]:
+    """The table of runs, one row each, every text safe to show."""
+    return [
+        {
+            "Stage": run.stage,
+            "Tag": visible(run.tag),
+            "Steps": _steps(run.steps),
+            "Last step": max(run.steps, default=None),
+            "Size": readable_size(size),
+            "State": _state(len(run.problems)),
+        }
+        for run, size in zip(report.runs, report.sizes, strict=True)
+    ]
+
+
+def _steps(steps: list[int] | tuple[int, ...]) -> str:
+    """All steps while they are few, else the ends and how many there are."""
+    ordered = sorted(steps)
+    if len(ordered) <= 5:
+        return ", ".join(map(str, ordered))
+    return f"{ordered[0]}, {ordered[1]} … {ordered[-1]} ({len(ordered)} saved)"
+
+
+def _state(problems: int) -> str:
+    return "complete" if problems == 0 else f"{problems} problem{'' if problems == 1 else 's'}, see below"
+
+
+def chat_command(report: RootReport) -> str | None:
+    """The command that talks to this root's most talkative run; None where no run can be opened."""
+    preference = ["sft", "rl", "mid", "base"]  # of the stages that have learned to answer, the most tested first
+    complete = [run for run in report.runs if run.steps and run.stage in STAGE_FOLDERS]
+    if not complete:
+        return None
+    run = min(complete, key=lambda run: preference.index(run.stage))
+    words = ["nanochat", "chat_cli", "-i", run.stage, "-g", run.tag, "-p", "Hello", "--base-dir", str(report.root.path)]
+    return _shell(words)
+
+
+def removal_command(folder: Path, windows: bool = os.name == "nt") -> str:
+    """What removes our workspace and nothing else."""
+    return _shell(["rmdir", "/s", str(folder)] if windows else ["rm", "-r", str(folder)], windows)
+
+
+def another_folder_command(windows: bool = os.name == "nt") -> str:
+    """How to start the app with the nanochat folder that a person has."""
+    if windows:
+        return "set NANOCHAT_BASE_DIR=C:\\path\\to\\nanochat\nstreamlit run Home.py"
+    return "NANOCHAT_BASE_DIR=/path/to/nanochat streamlit run Home.py"
+
+
+def _shell(words: list[str], windows: bool = os.name == "nt") -> str:
+    """Words as one line for the shell of this system, quoted where they must be."""
+    return visible(subprocess.list2cmdline(words) if windows else shlex.join(words))
