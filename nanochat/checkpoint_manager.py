@@ -282,18 +282,25 @@ def _digest(file: safe_load.TensorFile, digests: Mapping[str, tuple[int, str]]) 
 
 
 def _prepare(weights: dict[str, Any], device: str) -> tuple[dict[str, "torch.Tensor"], list[str]]:
-    """Weights for a device, and what was done to them. A CPU computes in float32, so half precision is widened."""
+    """Weights for a device, and what was done to them: all matrices in the format that device computes in.
+
+    nanochat stores embeddings in bf16 and the rest in fp32, and a product takes one format. Per-layer scales are few
+    and keep fp32.
+    """
     import torch
 
+    from nanochat.device import choose_device
+
+    target = choose_device(device).dtype
+    words = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
+    wanted = {name: target if weight.dim() > 1 else torch.float32 for name, weight in weights.items()}
     notes = []
-    if device.startswith(("cpu", "mps")):
-        for dtype, word in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float64, "fp64")):
-            converted = [name for name, weight in weights.items() if weight.dtype == dtype]
-            for name in converted:
-                weights[name] = weights[name].float()
-            if converted:
-                what = "embeddings" if all("embed" in name or "wte" in name for name in converted) else "weights"
-                notes.append(f"{word} {what} converted to fp32 ({len(converted)} tensors)")
+    for dtype, word in words.items():
+        converted = [name for name, weight in weights.items() if weight.dtype == dtype != wanted[name]]
+        if converted:
+            what = "embeddings" if all("embed" in name or "wte" in name for name in converted) else "weights"
+            notes.append(f"{word} {what} converted to {words[wanted[converted[0]]]} ({len(converted)} tensors)")
+    weights = {name: weight.to(wanted[name]) for name, weight in weights.items()}
     # A sum is 40 times as fast as isfinite and finite only if every element is; one that overflows is looked at again.
     broken = [
         name for name, weight in weights.items() if not torch.isfinite(weight.sum()) and not weight.isfinite().all()

@@ -40,7 +40,7 @@ class _Layer:
 
 
 class Decoder:
-    """A model's weights, laid out for single tokens. Shares their memory; make a new one after they change shape."""
+    """A model's weights as they are now, laid out for single tokens. Cheap: the engine makes one for each text."""
 
     def __init__(self, model: GPT) -> None:
         config = model.config

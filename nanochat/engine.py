@@ -15,6 +15,7 @@ import codecs
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +60,6 @@ class Engine:
                 "load the tokenizer that this model was trained with"
             )
         self.model, self.tokenizer = model, tokenizer
-        self._decoder = Decoder(model)
         self._python = _sandboxed_python() if python else None
 
     def generate(
@@ -95,7 +95,7 @@ class Engine:
         logits, cache = self._prefill(prompts, rows)
         draw = _Draw(settings, torch.tensor([_signed(value) for value in seeds], device=logits.device))
         first = draw(logits, 0)  # a setting that is out of range is refused here, before anything is streamed
-        return self._stream(first, cache, draw, limit)
+        return self._stream(first, cache, draw, limit, Decoder(self.model))
 
     def generate_batch(
         self,
@@ -122,7 +122,7 @@ class Engine:
         return results, masks
 
     def _stream(
-        self, sampled: list[int], cache: KVCache, draw: "_Draw", limit: int
+        self, sampled: list[int], cache: KVCache, draw: "_Draw", limit: int, decoder: Decoder
     ) -> Iterator[tuple[list[int | None], list[int]]]:
         """One column per step. `active` names the rows that the cache still holds, in the cache's order."""
         rows = [_Row(ToolUse(self.tokenizer, self._python)) for _ in cache.lengths]
@@ -132,28 +132,29 @@ class Engine:
             column: list[int | None] = [None] * len(rows)
             mask = [0] * len(rows)
             following = []
-            for index, token in zip(active, sampled, strict=True):
-                row = rows[index]
+            for place, token in zip(active, sampled, strict=True):
+                row = rows[place]
                 if not row.done:
                     if token < 0:
                         raise EngineError(
                             "the model's logits are not numbers (NaN); its weights are damaged: verify the checkpoint"
                         )
-                    mask[index] = 0 if row.forced else 1
+                    mask[place] = 0 if row.forced else 1
                     token = row.forced.popleft() if row.forced else token
-                    column[index] = token
+                    column[place] = token
                     row.forced.extend(row.tools.push(token))
                     row.done = token in ends
                 following.append(max(token, 0))
             yield column, mask
-            alive = [place for place, index in enumerate(active) if not rows[index].done]
+            alive = [i for i, place in enumerate(active) if not rows[place].done]
             if not alive or step + 1 == limit:
                 return
             if 2 * len(alive) <= len(active):  # half the rows have ended: stop computing them
                 cache = cache.select(alive)
                 draw = draw.select(alive)
-                active, following = [active[place] for place in alive], [following[place] for place in alive]
-            sampled = draw(self._decode_one_token(following, cache), step + 1)
+                active, following = [active[i] for i in alive], [following[i] for i in alive]
+            ids = torch.tensor(following, device=cache.lens_after.device)
+            sampled = draw(decoder.step(ids, cache), step + 1)
 
     @torch.inference_mode()
     def _prefill(self, prompts: list[list[int]], rows: int) -> tuple[Tensor, KVCache]:
@@ -171,18 +172,18 @@ class Engine:
             return torch.cat(logits), KVCache.join(caches)
         return (logits[0], caches[0]) if rows == 1 else (logits[0].expand(rows, -1), caches[0].select([0] * rows))
 
-    @torch.inference_mode()
-    def _decode_one_token(self, tokens: list[int], cache: KVCache) -> Tensor:
-        """Feed one token a row; the logits (B, V) of the next."""
-        return self._decoder.step(torch.tensor(tokens, device=cache.lens_after.device), cache)
-
     def _ends(self) -> tuple[int, int]:
         return self.tokenizer.encode_special("<|assistant_end|>"), self.tokenizer.get_bos_token_id()
 
-    def _prompts(self, tokens: Sequence[int] | Sequence[Sequence[int]], num_samples: int) -> list[list[int]]:
-        """The prompts as lists, checked."""
-        several = len(tokens) > 0 and not isinstance(tokens[0], int)
-        prompts: list[list[int]] = [list(prompt) for prompt in tokens] if several else [list(tokens)]  # type: ignore[arg-type]
+    def _prompts(self, tokens: Any, num_samples: int) -> list[list[int]]:
+        """The prompts as lists, checked. Token ids may be any whole numbers, numpy's and torch's too."""
+        several = len(tokens) > 0 and isinstance(tokens[0], Sequence)
+        try:
+            prompts = [[index(token) for token in prompt] for prompt in (tokens if several else [tokens])]
+        except TypeError:
+            raise EngineError(
+                "the prompt is not a list of token ids; encode its text first: tokenizer.encode"
+            ) from None
         context, vocabulary = self.model.config.sequence_len, self.model.config.vocab_size
         if num_samples < 1 or (several and num_samples != 1):
             raise EngineError(f"num_samples is {num_samples}; give at least 1, and exactly 1 with several prompts")
@@ -216,9 +217,13 @@ class Engine:
         return max_tokens
 
     def _per_row(self, name: str, value: Setting, rows: int) -> float | int | Tensor | None:
+        """A setting as the sampler takes it; in a tensor as precise as a Python number, so that rows stay equal."""
         if value is None or isinstance(value, int | float):
             return value
-        return torch.tensor(self._per_row_list(name, value, rows), device=self.model.lm_head.weight.device)
+        device = self.model.lm_head.weight.device
+        real = torch.float32 if device.type == "mps" else torch.float64
+        dtype = torch.int64 if name == "top_k" else real
+        return torch.tensor(self._per_row_list(name, value, rows), device=device, dtype=dtype)
 
     def _per_row_list(self, name: str, values: Sequence[float], rows: int) -> list[float]:
         if len(values) != rows:
@@ -233,7 +238,6 @@ class _Draw:
     settings: dict[str, Any]  # temperature, top_k, top_p, min_p: a number, a tensor (B,), or None
     seeds: Tensor  # (B,)
 
-    @torch.inference_mode()
     def __call__(self, logits: Tensor, step: int) -> list[int]:
         return kernels.sample(logits, **self.settings, seed=self.seeds, step=step).token.tolist()
 

@@ -149,7 +149,7 @@ class GPT(nn.Module):
         kv_dim = config.n_kv_head * config.head_dim
         self.value_embeds = nn.ModuleDict({str(i): nn.Embedding(rows, kv_dim) for i in config.value_layers})
         # Rotary tables are computed, never saved; they grow when a text outruns them.
-        self.rope_cos, self.rope_sin = torch.empty(1, 0, 1, 0), torch.empty(1, 0, 1, 0)
+        self._rope = torch.empty(1, 0, 1, 0), torch.empty(1, 0, 1, 0)
 
     @property
     def wte(self) -> nn.Embedding:
@@ -218,20 +218,20 @@ class GPT(nn.Module):
 
     def rope(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines (1, at least `length`, 1, D / 2) of the rotary angles (Su et al. 2021)."""
-        if self.rope_cos.size(1) < length or self.rope_cos.device != device:
+        cos, sin = self._rope
+        dtype = self.wte.weight.dtype
+        if cos.size(1) < length or cos.device != device or cos.dtype != dtype:
             rows = max(self.config.sequence_len, 2 * length if length > self.config.sequence_len else 0)
-            exponent = (
-                torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=device) / self.config.head_dim
-            )
-            angles = torch.outer(
-                torch.arange(rows, dtype=torch.float32, device=device), 1.0 / self.config.rope_base**exponent
-            )
-            cos, sin = angles.cos(), angles.sin()
-            if self.config.rope_bfloat16:
-                cos, sin = cos.bfloat16(), sin.bfloat16()
-            dtype = self.wte.weight.dtype
-            self.rope_cos, self.rope_sin = (table[None, :, None].to(dtype) for table in (cos, sin))
-        return self.rope_cos, self.rope_sin
+            cos, sin = self._rope = self._rotary_tables(rows, device, dtype)  # one assignment: threads share a model
+        return cos, sin
+
+    @torch.inference_mode(False)  # a table first made while generating serves a later training step as well
+    def _rotary_tables(self, rows: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        exponent = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=device) / self.config.head_dim
+        positions = torch.arange(rows, dtype=torch.float32, device=device)
+        angles = torch.outer(positions, 1.0 / self.config.rope_base**exponent)[None, :, None]
+        rounded = torch.bfloat16 if self.config.rope_bfloat16 else torch.float32
+        return angles.cos().to(rounded).to(dtype), angles.sin().to(rounded).to(dtype)
 
     @torch.no_grad()
     def init_weights(self) -> None:

@@ -49,3 +49,21 @@ def test_a_prompt_and_a_decoder_can_take_turns() -> None:
         decoder.step(ids[:, 4], cache)
         last = model.logits(model.hidden(ids[:, 5:], cache))
         assert torch.allclose(last, model(ids)[:, 5:], atol=1e-4)
+
+
+def test_a_model_in_bfloat16_runs_and_stays_near_float32() -> None:
+    """As on a GPU: matrices in bfloat16, per-layer scales in float32; logits come out in float32 all the same."""
+    config = GPTConfig(sequence_len=64, vocab_size=50, n_layer=3, n_head=2, n_kv_head=1, n_embd=32, bigram=True)
+    weights = random_weights(config, 3)
+    half = {name: weight.bfloat16() if weight.dim() > 1 else weight for name, weight in weights.items()}
+    exact, model = build(config, weights), build(config, half)
+    ids = torch.arange(12)[None]
+    cache = KVCache(3, 1, 1, 16, dtype=torch.bfloat16, device="cpu")
+    with torch.inference_mode():
+        whole = model(ids)
+        assert whole.dtype == torch.float32
+        assert (whole - exact(ids)).abs().max() < 0.8  # of logits up to 15; bfloat16 keeps three digits
+        model.hidden(ids[:, :-1], cache)
+        step = Decoder(model).step(ids[:, -1], cache)
+        assert step.dtype == torch.float32
+        assert (step - whole[:, -1]).abs().max() < 0.8

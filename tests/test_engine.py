@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -120,6 +121,25 @@ def test_it_works_from_any_thread_and_leaves_no_inference_mode_behind(engine: En
     assert not torch.is_inference_mode_enabled()
 
 
+def test_a_model_that_has_spoken_can_still_learn(tokenizer: Tokenizer) -> None:
+    """Samples are drawn between training steps: weights, gradients and the next sample must all be the current ones."""
+    model = GPT(GPTConfig(sequence_len=32, vocab_size=300, n_layer=2, n_head=2, n_kv_head=1, n_embd=32))
+    torch.manual_seed(0)
+    model.init_weights()
+    ids = torch.arange(20, 40)[None]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    engine = Engine(model, tokenizer)
+    before = alone(engine, [20, 21], max_tokens=8, temperature=0)
+    for _ in range(60):
+        loss = model(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss.item() < 0.1
+    after = alone(engine, [20, 21], max_tokens=8, temperature=0)
+    assert after == list(range(20, 30)) != before
+
+
 def test_writing_goes_on_past_the_context_as_upstreams_does(engine: Engine, model: GPT) -> None:
     row = alone(engine, [5] * 60, max_tokens=30, temperature=0)
     with torch.no_grad():
@@ -144,6 +164,8 @@ def test_only_the_last_position_goes_through_the_head_in_prefill(
         ({"tokens": []}, "empty"),
         ({"tokens": [[5], []]}, "empty"),
         ({"tokens": [5] * 65}, "context"),
+        ({"tokens": "text"}, "token ids"),
+        ({"tokens": [1.5]}, "token ids"),
         ({"tokens": [300]}, "vocabulary"),
         ({"tokens": [-1]}, "vocabulary"),
         ({"tokens": [5], "num_samples": 0}, "num_samples"),
@@ -166,6 +188,13 @@ def test_bad_input_is_one_sentence_before_the_first_token(engine: Engine, argume
         engine.generate(**arguments)
     assert "\n" not in str(caught.value)
     assert alone(engine, [5], max_tokens=1, temperature=0)  # and the engine goes on
+
+
+def test_ids_may_come_from_numpy_and_torch(engine: Engine) -> None:
+    expected = alone(engine, [5, 6], max_tokens=5, temperature=0)
+    assert alone(engine, np.array([5, 6]), max_tokens=5, temperature=0) == expected
+    assert alone(engine, torch.tensor([5, 6]), max_tokens=5, temperature=0) == expected
+    assert engine.generate_batch([(5, 6)], max_tokens=5, temperature=[0])[0] == [expected]
 
 
 def test_max_tokens_of_zero_streams_nothing(engine: Engine) -> None:

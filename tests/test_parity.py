@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nanochat.checkpoint_manager import LoadedModel, load_model
+from nanochat.decode import Decoder
 from nanochat.engine import Engine
 from nanochat.gpt import Trace
 from nanochat.loss_eval import token_bytes_convention
@@ -106,12 +107,13 @@ def test_cached_decode_equals_the_uncached_model(path: Path) -> None:
     engine = Engine(model, loaded.tokenizer)
     prompts = [ids[:-4], ids[:5], ids[: len(ids) // 2]]
     logits, cache = engine._prefill(prompts, len(prompts))
+    decoder = Decoder(model)
     for step in range(3):
         with torch.inference_mode():
             for row, prompt in enumerate(prompts):
                 full = model(torch.tensor([prompt + ids[-4 : -4 + step]]))[0, -1]
                 assert (full - logits[row]).abs().max() < TOLERANCE
-        logits = engine._decode_one_token([ids[-4 + step]] * len(prompts), cache)
+        logits = decoder.step(torch.tensor([ids[-4 + step]] * len(prompts)), cache)
 
 
 @pytest.mark.parametrize("folder", fixture_dirs(), ids=lambda p: p.name)
