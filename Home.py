@@ -67,7 +67,6 @@ def _draw_runs(reports: list[RootReport]) -> None:
             hide_index=True,
             placeholder="none",
             alt=f"Runs in {NAMES[report.root.name]}",
-            column_config={"Last step": st.column_config.NumberColumn(format="localized")},
         )
         broken = [run for run in report.runs if run.problems]
         if broken:

@@ -12,14 +12,13 @@ torch.
 import ast
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat import __version__
-from nanochat.errors import is_message
+from nanochat.errors import exit_status
 from nanochat.paths import kernels_problem
 
 ROOMS = {"scripts": "the pipeline, one stage at a time", "tools": "look inside"}  # folder of this package -> what for
@@ -70,19 +69,9 @@ def listing(commands: Sequence[Command]) -> str:
 
 
 def run_command(command: Command, arguments: list[str]) -> int:
-    """Run one command in this process and return its exit status.
-
-    An error type of this project is a message to whoever typed the command, so it is printed as its one line. Any
-    other exception is a bug and keeps its traceback.
-    """
+    """Run one command in this process and return its exit status."""
     sys.argv = [f"nanochat {command.name}", *arguments]  # argparse takes the name in its usage line from here
-    try:
-        return int(importlib.import_module(command.module).main(arguments) or 0)
-    except ValueError as error:
-        if not is_message(error):
-            raise
-        print(f"nanochat {command.name}: {error}", file=sys.stderr)
-        return 1
+    return exit_status(sys.argv[0], lambda: importlib.import_module(command.module).main(arguments))
 
 
 def dispatch(arguments: list[str]) -> int:
@@ -109,18 +98,8 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and turn the two ways a terminal cuts a program short into quiet exit statuses."""
-    try:
-        status = dispatch(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # a pipe that nobody reads any more shows up here, not after the handlers below are gone
-        return status
-    except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
-        return 130  # 128 + SIGINT, what shells expect
-    except BrokenPipeError:
-        # `nanochat ... | head` closed our output. Python would complain once more when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE
+    """Run the command line."""
+    return exit_status("nanochat", lambda: dispatch(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ from itertools import pairwise
 Pair = tuple[int, int]  # the ids of two neighbouring tokens
 
 
+class PatternError(ValueError):
+    """The split pattern cannot be used: one sentence."""
+
+
 def train(texts: Iterable[str], vocab_size: int, pattern: str) -> list[bytes]:
     """Learn at most `vocab_size` tokens (no specials). Returns them in rank order, the 256 single bytes first.
 
@@ -70,7 +74,7 @@ def split_and_count(texts: Iterable[str], pattern: str) -> Counter[str]:
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
-        raise ValueError(f"the split pattern is not a regular expression ({error}); mend it") from None
+        raise PatternError(f"the split pattern is not a regular expression ({error}); mend it") from None
     pieces: Counter[str] = Counter()
     for text in texts:
         pieces.update(match[0] for match in compiled.finditer(text))

@@ -10,8 +10,8 @@ the tokenizer is tied to the model. What was decided on the way is returned in `
 
 import datetime
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,24 @@ from nanochat.checkpoint_files import (
     shown,
 )
 from nanochat.checkpoint_meta import read_meta, recorded_files
-from nanochat.checkpoint_runs import Run, choose_run, find_last_step, find_runs, list_steps
-from nanochat.checkpoint_save import TOKENIZER_NAME, save_checkpoint
+from nanochat.checkpoint_runs import (
+    Run,
+    choose_run,
+    depth_of,
+    existing_step,
+    find_last_step,
+    find_runs,
+    list_steps,
+)
+from nanochat.checkpoint_save import save_checkpoint
 from nanochat.durable import directory_lock
+from nanochat.eras import Era, EraError, infer_era
+from nanochat.gpt_config import ConfigError
+from nanochat.tokenizer_files import JSON_NAME
 
 if TYPE_CHECKING:
     import torch
 
-    from nanochat.eras import Era
     from nanochat.gpt import GPT
     from nanochat.tokenizer import Tokenizer
 
@@ -46,6 +56,7 @@ __all__ = [
     "Run",
     "Verification",
     "choose_run",
+    "depth_of",
     "directory_lock",
     "find_last_step",
     "find_runs",
@@ -60,7 +71,7 @@ __all__ = [
 
 COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name
 WEIGHT_TYPES = ("float32", "bfloat16", "float16", "float64")
-UNVERIFIED = "unverified (no digest): its CRC-32 sums are right, which finds damage but not tampering"
+UNVERIFIED = "unverified: its CRC-32 sums are right, but no digest was recorded that would show tampering"
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class LoadedModel:
     model: "GPT"
     tokenizer: "Tokenizer"
     meta: dict[str, Any]
-    era: "Era"  # which nanochat made it, and how that was recognised
+    era: Era  # which nanochat made it, and how that was recognised
     notes: tuple[str, ...]  # in words: how it was verified, what was converted, where the tokenizer came from
 
 
@@ -94,16 +105,20 @@ def load_model(
     """Open one step of a run, the last complete one if no step is named, as a model in evaluation mode.
 
     The tokenizer is that in `tokenizer_dir`, else the one beside the checkpoint, else `folder/../../tokenizer`.
-    `softcap` overrules what the files cannot tell for early March 2026 (see eras.py).
+    `softcap` overrules what the files cannot tell for early March 2026 (see eras.py). `device` is "cpu", "mps", "cuda",
+    "cuda:N" or "auto"; it also decides the number format (see device.py).
 
     Raises:
+        DeviceError: the device is not there.
         CheckpointError: damaged, unsafe, incomplete, or files that do not belong together.
         TokenizerError: the tokenizer's own files are at fault.
     """
     from nanochat import gpt
+    from nanochat.device import choose_device
 
-    folder = Path(folder)
-    step = find_last_step(folder) if step is None else step
+    choice = choose_device(str(device))
+    folder = Path(folder).expanduser()
+    step = find_last_step(folder) if step is None else existing_step(folder, step)
     meta = read_meta(folder / meta_name(step))
     digests = recorded_files(meta)
     path = folder / model_name(step)
@@ -115,16 +130,18 @@ def load_model(
     if meta.get("step", step) != step:
         notes.append(f"the meta file says step {shown(meta['step'])}, its name says {step}")
     notes.insert(0, "verified: every byte has the SHA-256 that was saved" if path.name in digests else UNVERIFIED)
-    weights, more = _prepare(weights, str(device))
-    return LoadedModel(gpt.build(era.config, weights, device), tokenizer, meta, era, (*notes, *more))
+    notes[1:1] = (f"design: {era.name}", *era.reasons)
+    weights, more = _prepare(weights, choice.dtype)
+    return LoadedModel(gpt.build(era.config, weights, choice.device), tokenizer, meta, era, (*notes, *more))
 
 
 def load_model_from(
-    base_dir: str | Path,
+    base_dir: str | Path | Sequence[Path],
     source: str,
     model_tag: str | None = None,
     step: int | None = None,
     device: "str | torch.device" = "cpu",
+    tokenizer_dir: str | Path | None = None,
     *,
     softcap: float | None = None,
 ) -> LoadedModel:
@@ -134,9 +151,8 @@ def load_model_from(
         as choose_run and load_model.
     """
     run, reason = choose_run(base_dir, source, model_tag)
-    loaded = load_model(run.folder, step, device, softcap=softcap)
-    note = f"run {shown(run.tag)} of {source}: {reason}"
-    return LoadedModel(loaded.model, loaded.tokenizer, loaded.meta, loaded.era, (*loaded.notes, note))
+    loaded = load_model(run.folder, step, device, tokenizer_dir, softcap=softcap)
+    return replace(loaded, notes=(f"run {location(run.folder)}: {reason}", *loaded.notes))
 
 
 def load_checkpoint(
@@ -153,7 +169,8 @@ def load_checkpoint(
     Raises:
         CheckpointError: damaged, unsafe, or no optimizer state where one was asked for.
     """
-    folder = Path(checkpoint_dir)
+    folder = Path(checkpoint_dir).expanduser()
+    step = existing_step(folder, step)
     meta = read_meta(folder / meta_name(step))
     digests = recorded_files(meta)
     with safe_load.open_tensors(folder / model_name(step)) as file:
@@ -180,9 +197,10 @@ def verify(folder: str | Path, step: int, full: bool = False) -> Verification:
     Quick: meta, structure and size of each file, names and shapes of the weights. Full: every byte as well, by the
     SHA-256 that was recorded or, for a checkpoint that is not ours, by the CRC-32 of each part.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     level = "structure, names and sizes"
     try:
+        step = existing_step(folder, step)
         meta = read_meta(folder / meta_name(step))
         digests = recorded_files(meta)
         present = [folder / model_name(step), *optimizer_files(folder, step)]
@@ -229,21 +247,21 @@ def _era(
     specs: Mapping[str, safe_load.TensorSpec],
     file: safe_load.TensorFile,
     softcap: float | None,
-) -> "Era":
+) -> Era:
     """Recognise the era and hold every name and shape against it, before a single weight is read."""
-    from nanochat.eras import infer_era
     from nanochat.gpt import parameter_shapes
 
     shapes = {name: spec.shape for name, spec in specs.items()}
     try:
         era = infer_era(meta, shapes, saved=_written(file), softcap=softcap)
-        if era.config.n_layer > len(shapes):  # before the shapes of a thousand layers are worked out
-            raise ValueError(
-                f"{len(shapes)} weights can't be a model of {era.config.n_layer:,} layers; take another step"
-            )
-        wanted = parameter_shapes(era.config)
-    except ValueError as error:
+    except (EraError, ConfigError) as error:
         raise CheckpointError(f"{location(file.path)} and its meta: {error}") from None
+    if era.config.n_layer > len(shapes):  # before the shapes of a thousand layers are worked out
+        raise CheckpointError(
+            f"{location(file.path)} and its meta: {len(shapes)} weights can't be a model of {era.config.n_layer:,} "
+            "layers; take another step"
+        )
+    wanted = parameter_shapes(era.config)
     missing, extra = sorted(wanted.keys() - shapes), sorted(shapes.keys() - wanted)
     other = [name for name in wanted if name in shapes and shapes[name] != wanted[name]]
     found = []
@@ -281,17 +299,14 @@ def _digest(file: safe_load.TensorFile, digests: Mapping[str, tuple[int, str]]) 
     return digest
 
 
-def _prepare(weights: dict[str, Any], device: str) -> tuple[dict[str, "torch.Tensor"], list[str]]:
-    """Weights for a device, and what was done to them: all matrices in the format that device computes in.
+def _prepare(weights: dict[str, Any], target: "torch.dtype") -> tuple[dict[str, "torch.Tensor"], list[str]]:
+    """Weights for a device, and what was done to them: all matrices in `target`, the format that it computes in.
 
     nanochat stores embeddings in bf16 and the rest in fp32, and a product takes one format. Per-layer scales are few
     and keep fp32.
     """
     import torch
 
-    from nanochat.device import choose_device
-
-    target = choose_device(device).dtype
     words = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
     wanted = {name: target if weight.dim() > 1 else torch.float32 for name, weight in weights.items()}
     notes = []
@@ -320,19 +335,22 @@ def _load_tokenizer(
 
     if tokenizer_dir is not None:
         source, why = Path(tokenizer_dir), "as asked"
-    elif (folder / TOKENIZER_NAME).is_file():
+    elif (folder / JSON_NAME).is_file():
         source, why = folder, "beside the checkpoint"
     else:
         source, why = folder.parent.parent / "tokenizer", "the base dir's"
     if not source.is_dir():
-        raise CheckpointError(f"{location(source)}: no tokenizer there; name its folder with tokenizer_dir")
+        raise CheckpointError(
+            f"{location(source)}: no tokenizer there; copy the one that this model was trained with to it, or name "
+            "another folder (tokenizer_dir, --tokenizer-dir)"
+        )
     tokenizer = load_tokenizer(source)
     notes = [f"tokenizer taken from {location(source)} ({why})", *tokenizer.notes]
     size = tokenizer.get_vocab_size()
     if size != vocab_size:
         raise CheckpointError(
             f"{location(source)}: this tokenizer has {size:,} tokens and the model {vocab_size:,}, so it was trained "
-            "with another; name that one's folder with tokenizer_dir"
+            "with another; name that one's folder (tokenizer_dir, --tokenizer-dir)"
         )
     recorded = meta.get("lab", {}).get("tokenizer")
     fingerprint = recorded.get("fingerprint") if isinstance(recorded, dict) else None

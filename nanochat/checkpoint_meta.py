@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.checkpoint_files import CheckpointError, damaged, location, read_small, shown
+from nanochat.gpt_config import LIMITS
 
 MAX_META_BYTES = 1 << 20  # real ones have 1 to 2 kB
 LAB_VERSION = 1  # of the layout of `lab`
 
-_SIZES = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
-_LARGEST_SIZE = 1 << 31  # no field of a model that any computer holds is larger
 _DIGEST = re.compile(rb'"meta_sha256": "([0-9a-f]{64})"')
 _NO_DIGEST = "0" * 64
 
@@ -86,7 +85,7 @@ def encode_meta(meta: Mapping[str, Any], lab: Mapping[str, Any]) -> bytes:
 
 def _check_digest(path: str | Path, text: bytes, meta: Mapping[str, Any]) -> None:
     """If the meta is ours, its text must be what we wrote."""
-    ours = "lab" in meta or b'"lab"' in text or b"meta_sha256" in text
+    ours = "lab" in meta or b"meta_sha256" in text
     if not ours:
         return
     found = list(_DIGEST.finditer(text))
@@ -104,10 +103,10 @@ def _check_model_config(path: str | Path, meta: Mapping[str, Any]) -> None:
     config = meta.get("model_config")
     if not isinstance(config, dict):
         raise _wrong(path, "model_config", config, "an object with the model's sizes")
-    for key in _SIZES:
+    for key, largest in LIMITS.items():
         value = config.get(key)
-        if type(value) is not int or not 0 < value <= _LARGEST_SIZE:
-            raise _wrong(path, f"model_config.{key}", value, f"a whole number from 1 to {_LARGEST_SIZE:,}")
+        if type(value) is not int or not 0 < value <= largest:
+            raise _wrong(path, f"model_config.{key}", value, f"a whole number from 1 to {largest:,}")
     pattern = config.get("window_pattern")
     if not (pattern is None or isinstance(pattern, str)):
         raise _wrong(path, "model_config.window_pattern", pattern, "text such as 'SSSL'")

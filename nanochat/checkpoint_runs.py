@@ -6,8 +6,10 @@ steps. This looks at names, sizes and meta files only: no torch, no weights, so 
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from nanochat import paths
 from nanochat.checkpoint_files import (
@@ -56,11 +58,16 @@ def list_steps(folder: str | Path) -> tuple[tuple[int, ...], tuple[str, ...]]:
     for step in sorted(models | metas):
         try:
             if step not in metas:
-                problems.append(f"step {step}: {model_name(step)} has no {meta_name(step)}: saving was interrupted")
+                problems.append(
+                    f"step {step}: {model_name(step)} has no {meta_name(step)}, because saving or "
+                    "copying was interrupted: copy the step again, or delete the file"
+                )
                 continue
             recorded = recorded_files(read_meta(Path(folder, meta_name(step))))
             if step not in models:
-                problems.append(f"step {step}: {meta_name(step)} has no {model_name(step)}: the model was removed")
+                problems.append(
+                    f"step {step}: {meta_name(step)} has no {model_name(step)}: copy it again, or delete the file"
+                )
                 continue
             _require_size(Path(folder, model_name(step)), recorded)
         except CheckpointError as error:
@@ -85,6 +92,19 @@ def find_last_step(folder: str | Path) -> int:
     )
 
 
+def existing_step(folder: Path, step: int) -> int:
+    """The step, if the run has a meta file for it.
+
+    Raises:
+        CheckpointError: it has not, or `step` is no whole number; the complete steps are listed.
+    """
+    if type(step) is int and step >= 0 and os.path.lexists(folder / meta_name(step)):
+        return step
+    there = ", ".join(map(str, list_steps(folder)[0])) or "none"
+    name = meta_name(step) if type(step) is int else shown(step)
+    raise CheckpointError(f"{location(folder / name)}: there is no such step; complete steps: {shown(there, 200)}")
+
+
 def find_runs(base_dir: str | Path) -> list[Run]:
     """Every run of every stage and era under a base dir, in the order of the stages.
 
@@ -93,7 +113,7 @@ def find_runs(base_dir: str | Path) -> list[Run]:
     """
     runs = []
     for stage, names in paths.STAGE_FOLDERS.items():
-        for parent in (Path(base_dir, name) for name in names):
+        for parent in (Path(base_dir, name).expanduser() for name in names):
             try:
                 tags = [tag for tag in names_in(parent) if (parent / tag).is_dir()] if parent.is_dir() else []
             except (CheckpointError, OSError) as error:
@@ -103,38 +123,83 @@ def find_runs(base_dir: str | Path) -> list[Run]:
     return runs
 
 
-def choose_run(base_dir: str | Path, source: str, model_tag: str | None = None) -> tuple[Run, str]:
+def choose_run(base_dir: str | Path | Sequence[Path], source: str, model_tag: str | None = None) -> tuple[Run, str]:
     """The run that a tool means, and why it is that one.
 
-    With a tag: the run with exactly that name. Without: the one of the greatest depth, read from names such as `d12`
-    or `d12_long`; where no name tells a depth, the one changed last. Two runs of the same greatest depth are an error
-    that names both, because nanochat itself would take either.
+    With a tag: the run with exactly that name, or `folder/tag` where a stage has two folders. Without: the one of the
+    greatest depth, read from names such as `d12` or `d12_long`; where no name tells a depth, the one changed last. Two
+    runs of the same greatest depth are an error that names both, because nanochat itself would take either. Of several
+    base dirs the first that has a fitting run with a complete checkpoint decides.
 
     Raises:
         CheckpointError: unknown stage, no such run, or more than one that fits.
     """
     if source not in paths.STAGE_FOLDERS:
         raise CheckpointError(f"unknown stage '{shown(source)}'; choose one of {', '.join(paths.STAGE_FOLDERS)}")
-    runs = [run for run in find_runs(base_dir) if run.stage == source and run.tag]
-    where = f"{location(base_dir)}: "
-    if model_tag is not None:
-        fitting, reason = [run for run in runs if run.tag == model_tag], "named by its tag"
-        if not fitting:
-            there = ", ".join(shown(run.tag) for run in runs) or "none"
-            raise CheckpointError(f"{where}no {source} run '{shown(model_tag)}'; the {source} runs there: {there}")
-    else:
-        complete = [run for run in runs if run.steps]
-        if not complete:
-            raise CheckpointError(f"{where}no {source} run with a complete checkpoint; train one or name another root")
-        deepest = max(_depth(run.tag) for run in complete)
+    base_dirs = [base_dir] if isinstance(base_dir, str | Path) else list(base_dir)
+    if len(base_dirs) == 1:
+        _require_base_dir(Path(base_dirs[0]).expanduser())
+    known = [[run for run in find_runs(place) if run.tag] for place in base_dirs]
+    fitting: list[Run] = []
+    for runs in known:
+        fitting = fitting or [run for run in runs if run.stage == source and run.steps and _is_named(run, model_tag)]
+    where = " and ".join(location(place) for place in base_dirs)
+    if not fitting:
+        _explain_none(where, source, model_tag, [run for runs in known for run in runs])
+    reason = "named by its tag"
+    if model_tag is None:
+        deepest = max(depth_of(run.tag) for run in fitting)
         if deepest >= 0:
-            fitting, reason = [run for run in complete if _depth(run.tag) == deepest], "the greatest depth there"
+            fitting, reason = [run for run in fitting if depth_of(run.tag) == deepest], "the greatest depth there"
         else:
-            fitting, reason = [max(complete, key=_changed)], "the run changed last"
+            fitting, reason = [max(fitting, key=_changed)], "the run changed last"
     if len(fitting) > 1:
-        names = ", ".join(shown(f"{run.folder.parent.name}/{run.tag}", 120) for run in fitting)
-        raise CheckpointError(f"{where}more than one {source} run fits ({names}); name one by its tag or its folder")
+        names = [shown(_full_name(run), 120) for run in fitting]
+        raise CheckpointError(
+            f"{where}: more than one {source} run fits ({', '.join(names)}); name one, as in -g {names[0]}"
+        )
     return fitting[0], reason
+
+
+def _full_name(run: Run) -> str:
+    return f"{run.folder.parent.name}/{run.tag}"
+
+
+def _is_named(run: Run, model_tag: str | None) -> bool:
+    return model_tag in (None, run.tag, _full_name(run))
+
+
+def _require_base_dir(base_dir: Path) -> None:
+    """Refuse a path that is no base dir but looks like the user meant one."""
+    problem = "it does not exist" if not os.path.lexists(base_dir) else paths.folder_problem(base_dir)
+    if problem is not None:
+        raise CheckpointError(
+            f"{location(base_dir)}: {problem}; name the folder that holds base_checkpoints and the like"
+        )
+    stages = {name for names in paths.STAGE_FOLDERS.values() for name in names}
+    inside = next((folder for folder in (base_dir, base_dir.parent) if folder.name in stages), None)
+    if inside is not None:
+        raise CheckpointError(
+            f"{location(base_dir)}: this lies inside a base dir; name the base dir, {location(inside.parent)}"
+        )
+
+
+def _explain_none(where: str, source: str, model_tag: str | None, runs: list[Run]) -> NoReturn:
+    """Why no run fits: there is none, it has another name or stage, or it is incomplete."""
+    named = f"{source} run" if model_tag is None else f"{source} run '{shown(model_tag)}'"
+    same_stage = [run for run in runs if run.stage == source]
+    broken = [run.problems[0] for run in same_stage if run.problems and _is_named(run, model_tag)]
+    if broken:
+        raise CheckpointError(f"{where}: no {named} with a complete checkpoint ({shown(broken[0], 300)})")
+    if same_stage:
+        there = ", ".join(shown(run.tag) for run in same_stage)
+        raise CheckpointError(f"{where}: no {named}; the {source} runs there: {there}")
+    if runs:
+        there = ", ".join(f"{run.stage} {shown(run.tag)}" for run in runs[:20])
+        raise CheckpointError(
+            f"{where}: no {named}; the runs there: {there}; name their stage, as in -i {runs[0].stage}"
+        )
+    raise CheckpointError(f"{where}: no runs there; name the base dir of a nanochat that has some")
 
 
 def _run(stage: str, folder: Path) -> Run:
@@ -156,7 +221,8 @@ def _require_size(path: Path, recorded: dict[str, tuple[int, str]]) -> None:
         raise damaged(path, f"{status.st_size:,} bytes" + (f" where {size:,} were saved" if size else ""))
 
 
-def _depth(tag: str) -> int:
+def depth_of(tag: str) -> int:
+    """The depth that a tag such as `d12` or `d12_long` names, -1 for one that names none."""
     found = re.match(r"d([0-9]{1,6})(?![0-9])", tag)
     return int(found[1]) if found else -1
 

@@ -6,7 +6,7 @@ committed step whole. Names, keys and dtypes are nanochat's own, so its code ope
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from nanochat import __version__, durable, safe_load
 from nanochat.checkpoint_files import (
     CheckpointError,
     digest_file,
-    find_optimizer,
     location,
     meta_name,
     model_name,
@@ -25,13 +24,14 @@ from nanochat.checkpoint_files import (
 )
 from nanochat.checkpoint_meta import LAB_VERSION, encode_meta
 from nanochat.checkpoint_runs import list_steps
+from nanochat.eras import architecture_to_dict
+from nanochat.tokenizer_files import JSON_NAME
 
 if TYPE_CHECKING:
     import torch
 
+    from nanochat.gpt_config import GPTConfig
     from nanochat.tokenizer import Tokenizer
-
-TOKENIZER_NAME = "tokenizer.json"
 
 
 def save_checkpoint(
@@ -43,18 +43,23 @@ def save_checkpoint(
     rank: int = 0,
     *,
     tokenizer: "Tokenizer | None" = None,
+    config: "GPTConfig | None" = None,
 ) -> None:
     """Save one step. It exists once this returns; before that the folder is as it was.
 
     Every rank saves its own `optimizer_data` (None: none); rank 0, called last, also saves the model and commits. In
-    `meta_data`, nanochat's keys are at the top and ours under "lab". If the step exists already it is replaced: all new
-    content is on the disk first, and only for the instant of renaming is the step uncommitted.
+    `meta_data`, nanochat's keys are at the top and ours under "lab". `config` records the whole architecture there; it
+    is inferred from the weights on opening where it is not given. `tokenizer` is laid beside the model: give it, so
+    that the run can be opened wherever it is copied to. If the step exists already it is replaced: all new content is
+    on the disk first, and only for the instant of renaming is the step uncommitted.
 
     Raises:
         CheckpointError: another writer holds the folder, it belongs to another tokenizer, the disk is full or cannot be
         written. Nothing is left behind and older steps are untouched.
     """
-    folder = Path(checkpoint_dir)
+    folder = Path(checkpoint_dir).expanduser()
+    if meta_data.get("step", step) != step:
+        raise CheckpointError(f"meta_data says step {shown(meta_data['step'])} and the step is {shown(step)}; mend one")
     if type(step) is not int or not 0 <= step < 10**12:
         raise CheckpointError(f"step is {shown(step)}; give a whole number from 0 up")
     if rank != 0:
@@ -73,15 +78,18 @@ def save_checkpoint(
             if optimizer_data is not None:
                 staged.append(_stage_tensors(folder / optimizer_name(step), optimizer_data))
             staged.append(_stage_tensors(folder / model_name(step), model_data))
-            lab = _lab_facts(folder, step, staged, tokenizer)
+            others = _other_ranks(folder, step) if optimizer_data is not None else {}
+            lab = _lab_facts(staged, others, tokenizer, config)
             meta = durable.stage_bytes(folder / meta_name(step), encode_meta(meta_data, lab))
             staged.append(meta)
-            _withdraw(folder, step, optimizer_data is not None)
+            _withdraw(folder, step, others)
             for content in staged[:-1]:
                 durable.publish(content)
             durable.sync_folder(folder)
             durable.publish(meta)
             durable.sync_folder(folder)
+            for path in others:  # their digests now stand in the meta file
+                durable.discard(digest_file(path))
         finally:
             for content in staged:
                 durable.discard(content.temporary)
@@ -89,12 +97,16 @@ def save_checkpoint(
 
 def _own_storage(model_data: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     """The state dict with every weight dense in a storage of its own, as nanochat's own files have it."""
+    import torch
+
     seen: set[int] = set()
     own = {}
     for name, weight in model_data.items():
         storage = weight.untyped_storage()
         shared = storage.data_ptr() in seen or storage.nbytes() != weight.nbytes
-        own[name] = weight.detach().clone().contiguous() if shared else weight.detach().contiguous()
+        own[name] = weight.detach()
+        if shared or not weight.is_contiguous():
+            own[name] = own[name].clone(memory_format=torch.contiguous_format)
         seen.add(storage.data_ptr())
     return own
 
@@ -117,7 +129,7 @@ def _stage_tensors(target: Path, content: Any) -> durable.Staged:
 
 def _stage_tokenizer(folder: Path, tokenizer: "Tokenizer") -> list[durable.Staged]:
     """The tokenizer's own file for the folder, unless it is there already."""
-    target = folder / TOKENIZER_NAME
+    target = folder / JSON_NAME
     content = tokenizer.to_json().encode()
     if target.is_file():
         if target.read_bytes() == content:
@@ -130,21 +142,28 @@ def _stage_tokenizer(folder: Path, tokenizer: "Tokenizer") -> list[durable.Stage
     return [durable.stage_bytes(target, content)]
 
 
-def _lab_facts(folder: Path, step: int, staged: list[durable.Staged], tokenizer: "Tokenizer | None") -> dict[str, Any]:
-    """What meta says under "lab" beside what the trainer put there."""
+def _lab_facts(
+    staged: list[durable.Staged], others: dict[Path, str], tokenizer: "Tokenizer | None", config: "GPTConfig | None"
+) -> dict[str, Any]:
+    """What meta says under "lab" beside what the trainer put there; `others`: other ranks' files and digests."""
     files = {
         content.target.name: {"bytes": content.size, "sha256": content.sha256}
         for content in staged
-        if content.target.name != TOKENIZER_NAME
+        if content.target.name != JSON_NAME
     }
-    for path in optimizer_files(folder, step):  # other ranks have written theirs before rank 0 commits
-        digest = read_digest_file(path)
-        if path.name not in files and digest is not None:
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+    files |= {path.name: {"bytes": path.stat().st_size, "sha256": digest} for path, digest in others.items()}
     facts: dict[str, Any] = {"layout": LAB_VERSION, "version": __version__, "files": files}
     if tokenizer is not None:
         facts["tokenizer"] = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.get_vocab_size()}
+    if config is not None:
+        facts["architecture"] = architecture_to_dict(config)
     return facts
+
+
+def _other_ranks(folder: Path, step: int) -> dict[Path, str]:
+    """Optimizer files that other ranks have just saved for this step, with their digests."""
+    digests = {path: read_digest_file(path) for path in optimizer_files(folder, step)}
+    return {path: digest for path, digest in digests.items() if digest is not None}
 
 
 def _save_other_rank(folder: Path, step: int, optimizer_data: Any, rank: int) -> None:
@@ -164,16 +183,16 @@ def _save_other_rank(folder: Path, step: int, optimizer_data: Any, rank: int) ->
     durable.sync_folder(folder)
 
 
-def _withdraw(folder: Path, step: int, with_optimizer: bool) -> None:
+def _withdraw(folder: Path, step: int, keep: Collection[Path]) -> None:
     """Take back the commit of a step that is about to be replaced: new weights must not pass as the old ones.
 
-    If the new save has no optimizer state, the old one goes too: it belongs to other weights.
+    Optimizer state of the old weights goes too; `keep` names the files that other ranks have just saved.
     """
-    old = [folder / meta_name(step)]
-    if not with_optimizer:
-        old += [path for path in (find_optimizer(folder, step),) if path]
-    for path in old:
-        durable.discard(path)
+    durable.discard(folder / meta_name(step))
+    for path in optimizer_files(folder, step):
+        if path not in keep:
+            durable.discard(path)
+            durable.discard(digest_file(path))
     durable.sync_folder(folder)
 
 

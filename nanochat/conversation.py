@@ -123,7 +123,9 @@ def check(conversation: Any, profile: str = "chat") -> list[Problem]:
     [('empty_content', 0), ('ends_with_user', 0)]
     """
     if profile not in PROFILES:
-        raise ValueError(f"profile {profile!r} is not known; use one of {', '.join(PROFILES)}")
+        raise ConversationError(
+            "profile", None, f"the profile {profile!r} is not known", f"use {' or '.join(PROFILES)}"
+        )
     return list(_problems(conversation, profile))
 
 
@@ -206,9 +208,9 @@ def _messages(conversation: Any) -> Sequence[Any]:
     return messages if isinstance(messages, list | tuple) else []
 
 
-def _problem(kind: str, index: int | None, sentence: str = "", remedy: str = "", severity: str = "") -> Problem:
+def _problem(kind: str, index: int | None, sentence: str = "", remedy: str = "") -> Problem:
     rule = RULES[kind]
-    return Problem(kind, severity or rule.severity, index, sentence or rule.sentence, remedy or rule.remedy)
+    return Problem(kind, rule.severity, index, sentence or rule.sentence, remedy or rule.remedy)
 
 
 def _problems(conversation: Any, profile: str) -> Iterator[Problem]:

@@ -4,7 +4,8 @@ While a model writes, a step of a small model multiplies for 40 us and spends te
 attribute look-ups, one projection at a time. Here everything that does not change between two tokens is looked up once:
 query, key and value weights as one matrix, per-layer scales as scalars, residual additions inside the products. It
 computes what `GPT.hidden` and `GPT.logits` compute, in the same order; a test over random configurations holds the two
-together, and gpt.py is the one to read.
+together, and gpt.py is the one to read. The rotary turn of one position is the same for every head and layer, so here
+it is one small matrix; `kernels.qk_prep`, which does the same for a whole text, is not called.
 
     decoder = Decoder(model)                 # after model.hidden(prompt, cache) has filled the cache
     logits = decoder.step(ids, cache)        # (B,) -> (B, V)
@@ -45,7 +46,7 @@ class Decoder:
     def __init__(self, model: GPT) -> None:
         config = model.config
         self.model, self.config = model, config
-        self.layers = [_lay_out(model, layer) for layer in range(config.n_layer)]
+        self.layers = [_layer_weights(model, layer) for layer in range(config.n_layer)]
         self.wte = model.wte.weight
         self.head = model.lm_head.weight[: config.vocab_size].t()
         device, dtype, D = self.wte.device, self.wte.dtype, config.head_dim
@@ -103,11 +104,11 @@ class Decoder:
 
     def _norm(self, x: Tensor) -> Tensor:
         """gpt.norm."""
-        return x * self._inverse_rms(x, self.config.n_embd, 1.0)
+        return (x * self._inverse_rms(x, self.config.n_embd, 1.0)).to(x.dtype)
 
     def _inverse_rms(self, x: Tensor, channels: int, gain: float) -> Tensor:
         """gain / sqrt(mean(x^2) + EPSILON) over the last dimension, in as few calls as PyTorch has for it."""
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         epsilon, share = self._epsilon[gain], 1 / (channels * gain * gain)
         return torch.addcmul(epsilon, size, size, value=share).rsqrt_()
 
@@ -117,7 +118,7 @@ class Decoder:
         return torch.addcmul(self._keep * cos, self._swap, sin)
 
 
-def _lay_out(model: GPT, layer: int) -> _Layer:
+def _layer_weights(model: GPT, layer: int) -> _Layer:
     """Collect one layer's tensors."""
     config, block = model.config, model.blocks[layer]
     attn, mlp, dtype = block.attn, block.mlp, model.wte.weight.dtype

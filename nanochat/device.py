@@ -55,11 +55,11 @@ def choose_device(requested: str = "auto") -> DeviceChoice:
         return _cpu("The CPU was asked for.")
     if kind == "mps":
         if problem := _mps_problem():
-            raise DeviceError(f"device 'mps' is not usable: {problem}; take --device cpu or auto")
+            raise DeviceError(f"device 'mps' is not usable: {problem}; use cpu or auto")
         return _mps("Apple's GPU was asked for.")
     if kind == "cuda":
         if problem := _cuda_problem(int(index or 0)):
-            raise DeviceError(f"device {requested!r} is not usable: {problem}; take --device cpu or auto")
+            raise DeviceError(f"device {requested!r} is not usable: {problem}; use cpu or auto")
         return _cuda(f"cuda:{index}" if index else "cuda", "An NVIDIA GPU was asked for.")
     no_cuda = _cuda_problem(0)
     if no_cuda is None:
@@ -74,7 +74,7 @@ def _cpu(reason: str) -> DeviceChoice:
     import torch
 
     # Measured: without bf16 matrix units in the CPU bf16 is slower, and decoding one row is never faster in it.
-    why = "float32, because it gives nanochat's own CPU numbers and writes one text at a time fastest."
+    why = "float32 gives the numbers that nanochat gives on a CPU, and is fastest for one text at a time."
     return DeviceChoice("cpu", torch.float32, "the CPU", f"{reason} {why}")
 
 

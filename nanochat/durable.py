@@ -79,7 +79,7 @@ def stage(target: Path, produce: Callable[[Any], object]) -> Staged:
     Raises:
         CheckpointError: the disk is full or cannot be written. Nothing is left behind.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}{_TEMPORARY}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         descriptor = os.open(temporary, flags, 0o666)

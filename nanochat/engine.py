@@ -15,6 +15,7 @@ import codecs
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -52,15 +53,22 @@ class _Row:
 class Engine:
     """A model and its tokenizer, ready to write. Safe to share: all state of a generation lives in its generator."""
 
-    def __init__(self, model: GPT, tokenizer: "Tokenizer", *, python: bool = False) -> None:
-        """python: let the model run Python in the sandbox; off, only the calculator answers its tool calls."""
+    def __init__(self, model: GPT, tokenizer: "Tokenizer", *, python: bool = False, trust_model: bool = False) -> None:
+        """python: let the model run Python in the sandbox; off, only the calculator answers its tool calls.
+
+        trust_model: run it also where there is no sandbox. `notes` then holds the warning to show.
+        """
         if tokenizer.get_vocab_size() != model.config.vocab_size:
             raise EngineError(
                 f"the tokenizer has {tokenizer.get_vocab_size():,} tokens and the model {model.config.vocab_size:,}; "
                 "load the tokenizer that this model was trained with"
             )
         self.model, self.tokenizer = model, tokenizer
-        self._python = _sandboxed_python() if python else None
+        self.ends = frozenset((tokenizer.encode_special("<|assistant_end|>"), tokenizer.get_bos_token_id()))
+        self._python: Callable[[str], str | None] | None = None
+        self.notes: tuple[str, ...] = ()  # what the user must be told
+        if python:
+            self._python, self.notes = _python_tool(trust_model)
 
     def generate(
         self,
@@ -79,7 +87,8 @@ class Engine:
         <|assistant_end|> or <|bos|>, which is its last token; after that its entries are None. max_tokens counts
         columns (None: up to the end of the context). Settings are one number, or one per row. Row i of one seed draws
         from seed + i * ROW_STRIDE, so row 0 says what it would say alone.
-        Raises EngineError or ValueError, naming the setting, before the first column.
+        Raises EngineError or KernelInputError, naming the setting, before the first column; a model whose logits are
+        not numbers raises EngineError when it comes to them.
         """
         prompts = self._prompts(tokens, num_samples)
         limit = self._limit(prompts, max_tokens)
@@ -113,10 +122,9 @@ class Engine:
         prompts = self._prompts(tokens, num_samples)
         results = [list(prompt) for prompt in (prompts if len(prompts) > 1 else prompts * num_samples)]
         masks = [[0] * len(row) for row in results]
-        ends = self._ends()
         for token_column, mask_column in columns:
             for row, (token, mask) in enumerate(zip(token_column, mask_column, strict=True)):
-                if token is not None and token not in ends:
+                if token is not None and token not in self.ends:
                     results[row].append(token)
                     masks[row].append(mask)
         return results, masks
@@ -127,7 +135,6 @@ class Engine:
         """One column per step. `active` names the rows that the cache still holds, in the cache's order."""
         rows = [_Row(ToolUse(self.tokenizer, self._python)) for _ in cache.lengths]
         active = list(range(len(rows)))
-        ends = self._ends()
         for step in range(limit):
             column: list[int | None] = [None] * len(rows)
             mask = [0] * len(rows)
@@ -143,7 +150,7 @@ class Engine:
                     token = row.forced.popleft() if row.forced else token
                     column[place] = token
                     row.forced.extend(row.tools.push(token))
-                    row.done = token in ends
+                    row.done = token in self.ends
                 following.append(max(token, 0))
             yield column, mask
             alive = [i for i, place in enumerate(active) if not rows[place].done]
@@ -172,9 +179,6 @@ class Engine:
             return torch.cat(logits), KVCache.join(caches)
         return (logits[0], caches[0]) if rows == 1 else (logits[0].expand(rows, -1), caches[0].select([0] * rows))
 
-    def _ends(self) -> tuple[int, int]:
-        return self.tokenizer.encode_special("<|assistant_end|>"), self.tokenizer.get_bos_token_id()
-
     def _prompts(self, tokens: Any, num_samples: int) -> list[list[int]]:
         """The prompts as lists, checked. Token ids may be any whole numbers, numpy's and torch's too."""
         several = len(tokens) > 0 and isinstance(tokens[0], Sequence)
@@ -195,7 +199,7 @@ class Engine:
             if len(prompt) > context:
                 raise EngineError(
                     f"the prompt has {len(prompt):,} tokens and the model's context holds {context:,}; shorten it by "
-                    f"{len(prompt) - context:,} tokens"
+                    f"{len(prompt) - context:,}"
                 )
             wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
             if wrong is not None:
@@ -226,8 +230,8 @@ class Engine:
         return torch.tensor(self._per_row_list(name, value, rows), device=device, dtype=dtype)
 
     def _per_row_list(self, name: str, values: Sequence[float], rows: int) -> list[float]:
-        if len(values) != rows:
-            raise EngineError(f"{name} has {len(values)} values for {rows} rows; give one number or one per row")
+        if isinstance(values, str) or len(values) != rows:
+            raise EngineError(f"{name} is {values!r:.60} for {rows} rows; give one number, or one for each row")
         return list(values)
 
 
@@ -262,16 +266,18 @@ class TextStream:
         return self._decoder.decode(b"", final=True)
 
 
-def _sandboxed_python() -> Callable[[str], str | None]:
-    """The Python tool, or an EngineError that says why it may not run on this machine."""
-    from nanochat.execution import sandbox_status
+def _python_tool(trust_model: bool) -> tuple[Callable[[str], str | None], tuple[str, ...]]:
+    """The Python tool and what the user must be told of it; an EngineError where it may not run on this machine."""
+    from nanochat.execution import UNCONTAINED_BANNER, sandbox_status
 
     status = sandbox_status()
-    if not status.available:
+    if status.available:
+        return run_python, ()
+    if not trust_model:
         raise EngineError(
             f"Python cannot be contained here ({status.reason}); go on without it: the calculator still answers"
         )
-    return run_python
+    return partial(run_python, trust_model=True), (UNCONTAINED_BANNER,)
 
 
 def _signed(seed: int) -> int:

@@ -13,13 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from nanochat.gpt_config import GPTConfig
+from nanochat.gpt_config import SIZES, UPSTREAM_KEYS, GPTConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# The keys of nanochat's own model_config. window_pattern joined on 2026-01-11.
-REQUIRED = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
-OPTIONAL = ("window_pattern",)
 SOFTCAP_20 = (datetime.date(2026, 3, 3), datetime.date(2026, 3, 9))  # from, until
 ROPE_FLOAT32 = datetime.date(2026, 3, 4)
 
@@ -64,7 +61,7 @@ def infer_era(
 
 def architecture_to_dict(config: GPTConfig) -> dict[str, Any]:
     """What `model_config` cannot hold: the fields of a config that upstream's constructor would refuse."""
-    return {name: value for name, value in asdict(config).items() if name not in REQUIRED + OPTIONAL}
+    return {name: value for name, value in asdict(config).items() if name not in UPSTREAM_KEYS}
 
 
 def _model_config(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,10 +71,10 @@ def _model_config(meta: Mapping[str, Any]) -> dict[str, Any]:
         raise EraError(
             "meta has no model_config object, so the shape of the model is unknown; take another step's meta"
         )
-    missing = [key for key in REQUIRED if key not in config]
+    missing = [key for key in SIZES if key not in config]
     if missing:
         raise EraError(f"model_config lacks {', '.join(missing)}; every nanochat writes these, so the file is damaged")
-    unknown = sorted(str(key)[:40] for key in config if key not in REQUIRED + OPTIONAL)
+    unknown = sorted(str(key)[:40] for key in config if key not in UPSTREAM_KEYS)
     if unknown:
         raise EraError(
             f"model_config has {', '.join(unknown[:5])!r}, which no nanochat wrote: "
@@ -90,7 +87,7 @@ def _recorded(basics: dict[str, Any], architecture: Any) -> GPTConfig:
     """The config of a checkpoint that we wrote."""
     known = {field.name: field.type for field in fields(GPTConfig)} if isinstance(architecture, Mapping) else {}
     plain = all(
-        key in known and key not in REQUIRED + OPTIONAL and (value is None or isinstance(value, bool | int | float))
+        key in known and key not in UPSTREAM_KEYS and (value is None or isinstance(value, bool | int | float))
         for key, value in (architecture.items() if known else [("", "")])
     )
     if not plain:

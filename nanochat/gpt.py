@@ -68,14 +68,10 @@ class CausalSelfAttention(nn.Module):
             v = torch.addcmul(v, gate.unsqueeze(-1), value.view(B, T, G, D))
         q, k = kernels.qk_prep(q, k, *rope, self.config.qk_gain)
 
-        if cache is not None:
+        if cache is not None:  # a prompt, or a later part of one: its queries are the last T of the keys
             keys, values = cache.write(self.layer, k, v)  # (B, capacity, G, D)
-        if cache is not None and T == 1 and trace is None:
-            y = kernels.decode_attention(q[:, 0], keys, values, cache.lens_to_attend, window=self.window)
-        else:
-            if cache is not None:  # a prompt, or a later part of one: its queries are the last T of the keys
-                k, v = keys[:, : cache.length + T], values[:, : cache.length + T]
-            y = kernels.attention(q, k, v, window=self.window)  # (B, T, H, D)
+            k, v = keys[:, : cache.length + T], values[:, : cache.length + T]
+        y = kernels.attention(q, k, v, window=self.window)  # (B, T, H, D)
         if trace is not None:
             trace.attention.append(kernels.attention_weights(q, k, window=self.window))
         return self.c_proj(y.reshape(B, T, -1))

@@ -16,6 +16,10 @@ LIMITS = {
 }
 
 
+SIZES = tuple(LIMITS)  # the keys that every nanochat writes into `model_config`
+UPSTREAM_KEYS = (*SIZES, "window_pattern")  # and the one that joined on 2026-01-11; its constructor takes no other
+
+
 class ConfigError(ValueError):
     """A model configuration that cannot be built: one sentence naming field, value and limit."""
 
@@ -93,5 +97,4 @@ class GPTConfig:
 
     def upstream(self) -> dict[str, object]:
         """The keys of nanochat's own `model_config`, and no other: its constructor refuses more."""
-        names = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in UPSTREAM_KEYS if getattr(self, name) is not None}

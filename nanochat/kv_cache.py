@@ -14,8 +14,15 @@ from torch import Tensor
 STEP = 256  # tokens a cache grows by: one allocation every 256 tokens, at most 255 of them unused
 
 
+class CacheError(ValueError):
+    """Tokens do not fit into a cache as they come: one sentence."""
+
+
 class KVCache:
-    """Keys and values of up to `capacity` tokens in B rows, and the two things beside them that a step needs."""
+    """Keys and values of up to `capacity` tokens in B rows, and the two things beside them that a step needs.
+
+    A step is: `positions_of`, then `begin`, then `write` and `lens_to_attend` for each layer, then `end`.
+    """
 
     def __init__(
         self, n_layer: int, rows: int, n_kv_head: int, head_dim: int, *, dtype: torch.dtype, device: torch.device | str
@@ -38,7 +45,7 @@ class KVCache:
     def length(self) -> int:
         """The one length that all rows have."""
         if self.ragged:
-            raise ValueError(f"rows of this cache hold {self.lengths} tokens; several tokens at once need one length")
+            raise CacheError(f"rows of this cache hold {self.lengths} tokens; several tokens at once need one length")
         return self.lengths[0]
 
     @property
@@ -53,17 +60,16 @@ class KVCache:
 
     def begin(self, count: int) -> None:
         """Make room for `count` more tokens in every row."""
-        if count > 1:
-            _ = self.length  # raises where rows differ
         needed = self.longest + count
         if needed > self.capacity:
             self._keep(_grow(self.memory, -(-needed // STEP) * STEP))
         self.lens_after = self.lens_after + count
+        if self.ragged:  # where each row writes, for every layer of this step
+            self._rows = torch.arange(len(self.lengths), device=self.lens_after.device)
+            self._last = self.lens_after - 1
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k and v (B, count, G, D) behind each row; return all keys and values as (B, capacity, G, D) views."""
-        if k.size(1) == 1:
-            return self.write_token(layer, torch.cat((k, v), dim=2)[:, 0])
         start = self.length
         rows = self._layers[layer][:, :, start : start + k.size(1)]  # (B, 2 G, count, D)
         rows.copy_(torch.cat((k, v), dim=2).transpose(1, 2))
@@ -72,7 +78,7 @@ class KVCache:
     def write_token(self, layer: int, kv: Tensor) -> tuple[Tensor, Tensor]:
         """`write` for one token a row, its keys and values side by side: kv (B, 2 G, D)."""
         if self.ragged:
-            self._layers[layer][torch.arange(kv.size(0), device=kv.device), :, self.lens_after - 1] = kv
+            self._layers[layer][self._rows, :, self._last] = kv
         else:
             self._layers[layer].select(2, self.lengths[0]).copy_(kv)
         return self._views[layer]
@@ -84,8 +90,8 @@ class KVCache:
 
     def positions_of(self, tables: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
         """The rows of the rotary tables (1, T, 1, D/2) for the next `count` tokens; (B, 1, 1, D/2) where ragged."""
-        if not self.ragged:
-            start = self.lengths[0]
+        if not self.ragged or count > 1:
+            start = self.length
             return tables[0][:, start : start + count], tables[1][:, start : start + count]
         return tables[0][0, self.lens_after].unsqueeze(1), tables[1][0, self.lens_after].unsqueeze(1)
 

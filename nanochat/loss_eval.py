@@ -10,7 +10,7 @@ should say which it is: `token_bytes_convention` does.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -25,22 +25,35 @@ Convention = Literal["exact", "replacement"]
 IGNORED = -1  # a target with this value has no loss
 
 
+class LossEvalError(ValueError):
+    """Nothing to evaluate: one sentence."""
+
+
 @torch.no_grad()
-def evaluate_bpb(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_bytes: Tensor) -> float:
+def evaluate_bpb(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_bytes: Tensor | Sequence[int]) -> float:
     """Bits per byte of `model` over batches of (x, y), each (B, T) token ids, y the token after each of x.
 
-    token_bytes: (V,) whole numbers on the model's device, bytes of each token and 0 for what does not count.
-    Targets of -1 are left out. Raises ValueError where no target counts. Source: nanochat's loss_eval.
+    token_bytes: (V,) whole numbers, bytes of each token and 0 for what does not count: `Tokenizer.token_bytes()`.
+    Targets of -1 are left out. Raises LossEvalError where no target counts, or the table is another vocabulary's.
+    Source: nanochat's loss_eval, which also takes a number of steps; here the batches say when to stop.
     """
+    token_bytes = torch.as_tensor(token_bytes, device=model.wte.weight.device)
+    if token_bytes.shape != (model.config.vocab_size,):
+        raise LossEvalError(
+            f"token_bytes has shape {tuple(token_bytes.shape)} and the model {model.config.vocab_size:,} tokens; take "
+            "the table of the model's own tokenizer"
+        )
     nats, total_bytes = 0.0, 0
     for x, y in batches:
         loss = model(x, y, reduction="none")  # (B * T,), zero where the target is ignored
         targets = y.flatten()
         lengths = torch.where(targets == IGNORED, 0, token_bytes[targets.clamp(min=0)])
-        nats += (loss.double() * (lengths > 0)).sum().item()
+        nats += (loss * (lengths > 0)).sum().item()
         total_bytes += int(lengths.sum().item())
     if not total_bytes:
-        raise ValueError("no target stands for any byte, so there are no bits per byte; give batches of ordinary text")
+        raise LossEvalError(
+            "no target stands for any byte, so there are no bits per byte; give batches of ordinary text"
+        )
     return nats / (math.log(2) * total_bytes)
 
 

@@ -14,13 +14,14 @@ import io
 import os
 import pickle  # for writing only: nanochat's file is a pickle; nothing is ever unpickled here
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 from nanochat import conversation
-from nanochat import tokenizer_engines as engines
+from nanochat import tokenizer_backends as backends
 from nanochat import tokenizer_files as files
-from nanochat.tokenizer_engines import Training
+from nanochat.tokenizer_backends import Training
 from nanochat.tokenizer_files import MAX_TOKENS, SPLIT_PATTERN, TokenizerError, Vocabulary
 
 __all__ = [
@@ -56,7 +57,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.training = training  # None: it was read from a file
         self.notes = tuple(notes)  # what a user should know about the files it came from
-        self._encoding = engines.make_encoding(vocabulary, vocabulary.pattern)
+        self._encoding = backends.make_encoding(vocabulary, vocabulary.pattern)
         probe = "Round trip: 12345 \U0001f30d\n\n  caf\u00e9"
         if self.decode(self.encode(probe)) != probe:
             raise TokenizerError("text does not survive encoding and decoding, so the split pattern skips some of it")
@@ -113,10 +114,6 @@ class Tokenizer:
                 "the ids may come from a model with another tokenizer or a padded vocabulary"
             ) from None
 
-    def id_to_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token; a special token's are those of its name."""
-        return self.decode_bytes([token_id])
-
     def encode_special(self, name: str) -> int:
         """The id of a special token. Raises TokenizerError for a name that is not one."""
         token_id = self.vocabulary.special_tokens.get(name) if isinstance(name, str) else None
@@ -136,13 +133,17 @@ class Tokenizer:
         if not isinstance(text, str):
             raise TokenizerError(f"text must be a string, not {type(text).__name__}; decode bytes first")
         encode = self._encoding.encode_ordinary
-        if len(text) <= engines.LONG_BLANK or not files.is_known_pattern(self.vocabulary.pattern):
-            return engines.without_panic(encode, text)
+        if len(text) <= backends.LONG_BLANK or not files.is_known_pattern(self.vocabulary.pattern):
+            return backends.without_panic(encode, text)
         ids: list[int] = []
-        for stretch, is_blank in engines.cut_long_blanks(text):
-            whole = engines.make_encoding(self.vocabulary, engines.WHOLE_TEXT).encode_ordinary if is_blank else encode
-            ids += engines.without_panic(whole, stretch)
+        for stretch, is_blank in backends.cut_long_blanks(text):
+            ids += backends.without_panic(self._whole.encode_ordinary if is_blank else encode, stretch)
         return ids
+
+    @cached_property
+    def _whole(self) -> Any:
+        """The same merges without a split pattern, for runs of blanks so long that the pattern panics."""
+        return backends.make_encoding(self.vocabulary, backends.WHOLE_TEXT)
 
     # -- what it is --
 
@@ -187,9 +188,11 @@ class Tokenizer:
         """`{"messages": [...]}` or a list of messages -> Rendered (ids, mask, dropped). Raises ConversationError."""
         return conversation.render(self, messages, max_tokens)
 
-    def render_for_completion(self, messages: Any, max_tokens: int | None = 2048) -> list[int]:
-        """Ids that make a model write the last reply anew. Long ones are cut, as nanochat does it: to be told how much,
-        call `conversation.render_prompt`."""
+    def render_for_completion(self, messages: Any, max_tokens: int | None = None) -> list[int]:
+        """Ids that make a model write the last reply anew. nanochat cuts them to 2048; here nothing is cut unasked.
+
+        `conversation.render_prompt` also tells how much a limit cut off.
+        """
         return conversation.render_prompt(self, messages, max_tokens).ids
 
     # -- files --
@@ -213,7 +216,7 @@ class Tokenizer:
         occupied = [name for name in (files.JSON_NAME, files.PICKLE_NAME) if os.path.lexists(folder / name)]
         if occupied and not overwrite and not self._is_in(folder):
             raise TokenizerError(
-                f"{files.shown(folder)} holds another tokenizer, and checkpoints may need it; "
+                f"{files.location(folder)} holds another tokenizer, and checkpoints may need it; "
                 "choose another folder, or overwrite it on purpose"
             )
         import torch
@@ -227,7 +230,7 @@ class Tokenizer:
             (folder / files.JSON_NAME).unlink(missing_ok=True)
         except OSError as error:
             raise TokenizerError(
-                f"{files.shown(folder)} can't be written: {error.strerror}; check its rights"
+                f"{files.location(folder)} can't be written: {error.strerror}; check its rights"
             ) from None
         files.write_atomically(folder / files.PICKLE_NAME, pickle.dumps(self._encoding, protocol=4))
         files.write_atomically(folder / files.TOKEN_BYTES_NAME, buffer.getvalue())
@@ -263,7 +266,7 @@ def train_tokenizer(
         )
     if isinstance(texts, str):
         raise TokenizerError("texts must be many strings, not one, which would be taken letter by letter; pass [text]")
-    tokens, chosen, reason = engines.learn(texts, vocab_size - len(SPECIAL_TOKENS), pattern, trainer)
+    tokens, chosen, reason = backends.learn(texts, vocab_size - len(SPECIAL_TOKENS), pattern, trainer)
     specials = {name: len(tokens) + index for index, name in enumerate(SPECIAL_TOKENS)}
     vocabulary = Vocabulary(pattern, tuple(tokens), specials, trust_pattern=True)
     notes = []

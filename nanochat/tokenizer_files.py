@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat import durable
-from nanochat.checkpoint_files import CheckpointError, read_small
-from nanochat.checkpoint_files import location as shown
+from nanochat.checkpoint_files import CheckpointError, location, read_small
 from nanochat.tokenizer_pickle import PickleRefusedError, read_encoding_state
 
 JSON_NAME, PICKLE_NAME, TOKEN_BYTES_NAME = "tokenizer.json", "tokenizer.pkl", "token_bytes.pt"
@@ -217,32 +216,34 @@ def read_vocabulary(path: Path, trust_pattern: bool = False) -> tuple[Vocabulary
     """
     if not os.path.isdir(path):
         if not os.path.lexists(path):
-            raise TokenizerError(f"there is no tokenizer at {shown(path)}; train one, or name the folder that has one")
+            raise TokenizerError(f"there is no tokenizer at {location(path)}; train one or name its folder")
         data = read_regular_file(path, MAX_FILE_BYTES)
         read = from_pickle if data[:1] == b"\x80" else from_json
-        return read(data, shown(path), trust_pattern), ()
+        return read(data, location(path), trust_pattern), ()
     json_path, pickle_path = path / JSON_NAME, path / PICKLE_NAME
     if not os.path.lexists(json_path) and not os.path.lexists(pickle_path):
-        raise TokenizerError(f"neither {JSON_NAME} nor {PICKLE_NAME} is in {shown(path)}; train a tokenizer there")
+        raise TokenizerError(
+            f"neither {JSON_NAME} nor {PICKLE_NAME} is in {location(path)}; name the folder that holds one"
+        )
     if not os.path.lexists(json_path):
-        return from_pickle(read_regular_file(pickle_path, MAX_FILE_BYTES), shown(pickle_path), trust_pattern), ()
+        return from_pickle(read_regular_file(pickle_path, MAX_FILE_BYTES), location(pickle_path), trust_pattern), ()
     try:
-        vocabulary = from_json(read_regular_file(json_path, MAX_FILE_BYTES), shown(json_path), trust_pattern)
+        vocabulary = from_json(read_regular_file(json_path, MAX_FILE_BYTES), location(json_path), trust_pattern)
     except ForeignFileError:
         if not os.path.lexists(pickle_path):
             raise
-        other = from_pickle(read_regular_file(pickle_path, MAX_FILE_BYTES), shown(pickle_path), trust_pattern)
+        other = from_pickle(read_regular_file(pickle_path, MAX_FILE_BYTES), location(pickle_path), trust_pattern)
         return other, (f"{JSON_NAME} is not this project's; {PICKLE_NAME} was read",)
     if not os.path.lexists(pickle_path):
         return vocabulary, ()
     try:
-        other = from_pickle(read_regular_file(pickle_path, MAX_FILE_BYTES), shown(pickle_path), trust_pattern)
+        other = from_pickle(read_regular_file(pickle_path, MAX_FILE_BYTES), location(pickle_path), trust_pattern)
     except TokenizerError as error:
         return vocabulary, (f"{JSON_NAME} was read; beside it, {error}",)
     if other.fingerprint != vocabulary.fingerprint:
         raise TokenizerError(
-            f"{JSON_NAME} and {PICKLE_NAME} in {shown(path)} are two different tokenizers, because one was retrained; "
-            "move away the one that your checkpoints were not trained with"
+            f"{JSON_NAME} and {PICKLE_NAME} in {location(path)} are two different tokenizers: one was "
+            "retrained; move away the one that your checkpoints were not trained with"
         )
     return vocabulary, ()
 
@@ -254,7 +255,7 @@ def read_regular_file(path: Path, limit: int) -> bytes:
     except CheckpointError as error:
         raise TokenizerError(str(error)) from None
     if len(data) > limit:
-        raise TokenizerError(f"{shown(path)} is no file of at most {limit / 2**20:.0f} MB, as a tokenizer's is")
+        raise TokenizerError(f"{location(path)} is no file of at most {limit / 2**20:.0f} MB, as a tokenizer's is")
     return data
 
 

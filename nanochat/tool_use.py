@@ -66,9 +66,9 @@ class ToolUse:
         return [self._output_begins, *answer, self._output_ends]
 
 
-def run_python(code: str) -> str | None:
-    """The sandboxed Python tool for `ToolUse`: what the code printed, or the sentence that says why it failed."""
+def run_python(code: str, trust_model: bool = False) -> str | None:
+    """The Python tool for `ToolUse`: what the code printed, or the sentence that says why it failed."""
     from nanochat.execution import execute_code
 
-    outcome = execute_code(code)
+    outcome = execute_code(code, trust_model=trust_model)
     return outcome.stdout.strip() if outcome.success else outcome.error

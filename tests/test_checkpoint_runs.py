@@ -15,6 +15,7 @@ from nanochat.checkpoint_manager import (
     find_runs,
     load_model,
     load_model_from,
+    verify,
 )
 from tests.archive_support import assert_one_line
 from tests.checkpoint_support import save_like_nanochat, save_ours
@@ -76,7 +77,7 @@ def test_which_run_is_meant(tmp_path: Path) -> None:
         assert str(caught.value).isprintable()
         return str(caught.value)
 
-    assert "train one" in refusal()
+    assert "no runs there" in refusal()
     for name in ("first", "second"):
         save_like_nanochat(tmp_path / "base_checkpoints" / name)
     os.utime(tmp_path / "base_checkpoints" / "first" / "meta_000010.json", (2e9, 2e9))
@@ -96,5 +97,38 @@ def test_which_run_is_meant(tmp_path: Path) -> None:
     for stage in ("sft_checkpoints", "chatsft_checkpoints"):
         save_like_nanochat(tmp_path / stage / "d4")
     assert "chatsft_checkpoints/d4, sft_checkpoints/d4" in refusal("d4", "sft")
+    assert choose_run(tmp_path, "sft", "sft_checkpoints/d4")[0].folder == tmp_path / "sft_checkpoints" / "d4"
+    assert "base d4" in refusal(source="rl")  # no run of that stage: the others are named
     loaded = load_model_from(tmp_path, "base", "d4")
-    assert loaded.notes[-1] == "run d4 of base: named by its tag"
+    assert loaded.notes[0] == f"run {tmp_path / 'base_checkpoints' / 'd4'}: named by its tag"
+
+
+def test_a_path_that_is_no_base_dir_is_named_as_such(tmp_path: Path) -> None:
+    save_like_nanochat(tmp_path / "base_checkpoints" / "d4")
+    (tmp_path / "file").write_text("x")
+    for place, words in (
+        (tmp_path / "missing", "does not exist"),
+        (tmp_path / "file", "not a folder"),
+        (tmp_path / "base_checkpoints", f"name the base dir, {tmp_path}"),
+        (tmp_path / "base_checkpoints" / "d4", f"name the base dir, {tmp_path}"),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(words)):
+            choose_run(place, "base")
+
+
+def test_of_several_base_dirs_the_first_with_a_fitting_run_decides(tmp_path: Path) -> None:
+    save_like_nanochat(tmp_path / "b" / "base_checkpoints" / "d4")
+    save_like_nanochat(tmp_path / "c" / "base_checkpoints" / "d12")
+    places = [tmp_path / name for name in "abc"]
+    assert choose_run(places, "base")[0].tag == "d4"
+    assert choose_run(places, "base", "d12")[0].tag == "d12"
+    with pytest.raises(CheckpointError, match="d4, d12"):
+        choose_run(places, "base", "d5")
+
+
+def test_a_step_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    save_like_nanochat(tmp_path / "d4")
+    for step in (99, -1, "10", 1.0):
+        with pytest.raises(CheckpointError, match="complete steps: 10"):
+            load_model(tmp_path / "d4", step)
+    assert "complete steps: 10" in verify(tmp_path / "d4", 99).problems[0]

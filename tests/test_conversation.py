@@ -187,7 +187,7 @@ def test_profile_of_nanochats_own_loader(messages: Any, kinds: list[str]) -> Non
 
 
 def test_unknown_profile_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=", ".join(PROFILES)):
+    with pytest.raises(ConversationError, match=" or ".join(PROFILES)):
         check([], "nonsense")
 
 

@@ -90,8 +90,9 @@ def test_a_row_ends_with_its_end_token_and_is_none_after(model: GPT, tokenizer: 
     assert len(lengths) > 1
     assert all(mask[i] == 0 for tokens, mask in columns for i, token in enumerate(tokens) if token is None)
     rows, _ = generous.generate_batch([5, 6, 7], 8, max_tokens=60, temperature=2.0, seed=3)
-    ends = generous._ends()
-    assert [row[3:] for row in rows] == [[t for t in row if t is not None and t not in ends] for row in per_row]
+    assert [row[3:] for row in rows] == [
+        [t for t in row if t is not None and t not in generous.ends] for row in per_row
+    ]
 
 
 def test_two_generations_at_once_do_not_disturb_each_other(engine: Engine) -> None:
@@ -101,7 +102,7 @@ def test_two_generations_at_once_do_not_disturb_each_other(engine: Engine) -> No
     for _ in range(30):
         for row, stream in zip(rows, streams, strict=True):
             (token,), _ = next(stream, ((None,), None))
-            if token is not None and token not in engine._ends():
+            if token is not None and token not in engine.ends:
                 row.append(token)
     assert rows == expected
 

@@ -1,14 +1,15 @@
 """Home as a person meets it: on a fresh machine, with real runs, with broken ones, with a root that is none."""
 
-import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from nanochat import paths
+from nanochat.checkpoint_manager import Run
 from nanochat.device import DeviceError, choose_device
 from nanochat.paths import DiskUse, Root
 from nanochat.ui import errors
@@ -90,7 +91,7 @@ def test_steps_come_from_the_files(monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(folder))
     table = _open().dataframe[0].value
     base = table[(table["Stage"] == "base") & (table["Tag"] == "d4")].iloc[0]
-    assert (base["Steps"], base["Last step"]) == ("40, 80, 120", 120)
+    assert base["Steps"] == "40, 80, 120"
 
 
 def test_broken_runs_are_named_in_words_and_hide_nothing(monkeypatch):
@@ -206,18 +207,21 @@ def test_disk_sentences():
     assert another_folder_command(windows=True).startswith("set NANOCHAT_BASE_DIR=C:")
 
 
-def test_many_steps_are_summarised(tmp_path):
-    folder = tmp_path / "base_checkpoints" / "d4"
-    folder.mkdir(parents=True)
-    for step in range(100, 800, 100):
-        (folder / f"model_{step:06d}.pt").write_bytes(b"x")
-        (folder / f"meta_{step:06d}.json").write_text(json.dumps({"step": step, "model_config": {}}))
-    report = survey(Root("workspace", tmp_path, True, "NANOCHAT_LAB_DIR"))
-    row = run_rows(report)[0]
-    if report.runs[0].steps:  # a reader may refuse these metas; the table then says so instead
-        assert (row["Steps"], row["Last step"]) == ("100, 200 … 700 (7 saved)", 700)
-    else:
-        assert row["State"] == "7 problems, see below"
+def test_many_steps_are_summarised():
+    run = Run("base", "d4", Path("d4"), tuple(range(100, 800, 100)), ())
+    report = replace(_report(), runs=(run,), sizes=(2_000,))
+    assert run_rows(report) == [
+        {"Stage": "base", "Tag": "d4", "State": "complete", "Steps": "100, 200 … 700 (7 saved)", "Size": "2.0 kB"}
+    ]
+
+
+def test_the_chat_command_names_the_deepest_run_of_the_most_talkative_stage(tmp_path):
+    runs = [
+        Run(stage, tag, tmp_path / tag, (1,), ()) for stage, tag in (("base", "d32"), ("sft", "d4"), ("sft", "d20"))
+    ]
+    runs.append(Run("sft", "d24", tmp_path / "d24", (), ("broken",)))
+    command = chat_command(replace(_report(), runs=tuple(runs), sizes=(0,) * 4))
+    assert command.startswith("nanochat chat_cli -i sft -g d20 -p Hello")
 
 
 @pytest.mark.parametrize(

@@ -71,14 +71,13 @@ def test_logits_losses_and_blocks(path: Path, length: str) -> None:
 def test_greedy_generations(path: Path) -> None:
     expected, _, loaded = opened(path)
     engine = Engine(loaded.model, loaded.tokenizer)
-    ends = {loaded.tokenizer.encode_special("<|assistant_end|>"), loaded.tokenizer.get_bos_token_id()}
     prompts = [(g["ids"], g["naive_generate_greedy_new"]) for g in expected["generations"]]
     if "generation_long_prompt" in expected:
         prompts.append((expected["ids_long"][:-24], expected["generation_long_prompt"]["naive_generate_greedy_new"]))
     for prompt, new in prompts:
         columns = engine.generate(prompt, max_tokens=len(new), temperature=0)
         ours = [token for (token,), (mask,) in columns if mask]
-        stop = next((i + 1 for i, token in enumerate(new) if token in ends), len(new))
+        stop = next((i + 1 for i, token in enumerate(new) if token in engine.ends), len(new))
         assert ours == new[:stop]
         assert len(ours) > 0
 

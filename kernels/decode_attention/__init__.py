@@ -34,8 +34,7 @@ def decode_attention(
     never read back to the host. Raises KernelInputError (a ValueError) for shapes, dtypes, devices or a window that do
     not fit.
     """
-    if not _plainly_fits(q, k_cache, v_cache, window, scale):
-        _check(q, k_cache, v_cache, window, scale)
+    _check(q, k_cache, v_cache, window, scale)
     if isinstance(lens, Tensor):
         check_rows("decode_attention", "lens", lens, q.shape[0], q.device, floating=False)
     elif not isinstance(lens, int):
@@ -43,28 +42,6 @@ def decode_attention(
     if backend.choose("decode_attention", q.device, q.dtype, q.shape).name == "reference":
         return reference.decode_attention(q, k_cache, v_cache, lens, window, scale)
     return torch_impl.decode_attention(q, k_cache, v_cache, lens, window, scale)
-
-
-def _plainly_fits(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> bool:
-    """The usual call, recognised in two microseconds; all else goes through `_check`, which says what is wrong."""
-    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
-        return False
-    shape, cache = q.shape, k.shape
-    return (
-        len(shape) == 3
-        and len(cache) == 4
-        and cache == v.shape
-        and shape[0] == cache[0]
-        and shape[2] == cache[3] > 0
-        and cache[2] > 0 < shape[1]
-        and shape[1] % cache[2] == 0
-        and q.dtype is k.dtype is v.dtype
-        and q.is_floating_point()
-        and q.device == k.device == v.device
-        and isinstance(window, int)
-        and window >= -1
-        and scale is None
-    )
 
 
 def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, window: int, scale: float | None) -> None:

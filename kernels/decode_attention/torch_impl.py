@@ -4,7 +4,7 @@ At batch 1 a small model spends its time on calls, not on arithmetic, so a CPU t
 the lengths, slices the cache to what is in use (a view, no mask, no copy) and calls SDPA once for all rows of one
 length. Query heads that share a kv head become SDPA's query axis, so keys are not repeated.
 
-A GPU must not wait for a length, and a traced graph has none: there the whole cache is masked.
+A GPU must not wait for a length that lies in a tensor, and a traced graph has none: there the whole cache is masked.
 """
 
 import torch
@@ -18,10 +18,10 @@ def decode_attention(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, lens: Tensor | int, window: int, scale: float | None
 ) -> Tensor:
     """Output (B, H, D); inputs as in `kernels.decode_attention`."""
-    if q.device.type != "cpu" or torch.compiler.is_compiling():
-        return _masked(q, k_cache, v_cache, lens, window, scale)
-    if isinstance(lens, int):
+    if isinstance(lens, int) and not torch.compiler.is_compiling():  # nothing to wait for, on any device
         return _sliced(q, k_cache, v_cache, lens, window, scale)
+    if isinstance(lens, int) or q.device.type != "cpu" or torch.compiler.is_compiling():
+        return _masked(q, k_cache, v_cache, lens, window, scale)
     lengths = lens.tolist()
     if lengths and lengths.count(lengths[0]) == len(lengths):
         return _sliced(q, k_cache, v_cache, lengths[0], window, scale)

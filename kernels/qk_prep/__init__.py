@@ -27,36 +27,12 @@ def qk_prep(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, gain: float = 1.0) -
     fp32 results of bf16 angles (nanochat of 2025 on a CPU), fp32 tables with bf16 queries give fp32 results.
     Raises KernelInputError (a ValueError) for shapes, dtypes, devices or a gain that do not fit.
     """
-    if not _plainly_fits(q, k, cos, sin):
-        _check(q, k, cos, sin)
+    _check(q, k, cos, sin)
     if not isinstance(gain, Real) or not math.isfinite(gain):
         raise KernelInputError(f"qk_prep: gain is {gain!r}; it is a finite number, 1 for no gain")
     if backend.choose("qk_prep", q.device, q.dtype, q.shape).name == "reference":
         return reference.qk_prep(q, k, cos, sin, gain)
     return torch_impl.qk_prep(q, k, cos, sin, gain)
-
-
-def _plainly_fits(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> bool:
-    """The usual call, recognised in two microseconds; all else goes through `_check`, which says what is wrong."""
-    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(cos, Tensor) and isinstance(sin, Tensor)):
-        return False
-    shape, k_shape, table = q.shape, k.shape, cos.shape
-    return (
-        len(shape) == len(k_shape) == len(table) == 4
-        and shape[:2] == k_shape[:2]
-        and shape[3] == k_shape[3] == 2 * table[3] > 0
-        and k_shape[2] > 0 < shape[2]
-        and shape[2] % k_shape[2] == 0
-        and (table[0] == 1 or table[0] == shape[0])
-        and table[1] == shape[1]
-        and table[2] == 1
-        and table == sin.shape
-        and q.dtype is k.dtype
-        and q.is_floating_point()
-        and cos.is_floating_point()
-        and sin.is_floating_point()
-        and q.device == k.device == cos.device == sin.device
-    )
 
 
 def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Rotation, norm and gain in few PyTorch calls: decoding runs this once per layer and token, where calls are the cost.
+"""Rotation, norm and gain in few PyTorch calls: for short texts the calls are the cost.
 
 q and k go through together, and the norm is one multiplication by gain * sqrt(D) / sqrt(|y|^2 + D eps).
 

@@ -98,6 +98,10 @@ TERMINAL_AND_QUEUE = (
 DESCRIPTOR = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # duplicate, flags, locks; not F_SETOWN, which sends signals
 
 
+class UnknownMachineError(ValueError):
+    """There is no table of system calls for this processor."""
+
+
 def conditions(pid: int) -> dict[str, Alternatives]:
     """When each conditional call is allowed, in the process numbered `pid`."""
     # Truncating while opening for reading asks Linux for no write access, and early Landlock for no right at all.
@@ -129,10 +133,12 @@ def table(text: str, machine: str) -> dict[str, int]:
 def build_filter(machine: str, pid: int) -> bytes:
     """The BPF program for a process, 8 bytes an instruction, as `struct sock_filter` wants them.
 
-    Raises ValueError for a machine other than x86_64 and aarch64.
+    Raises UnknownMachineError for a machine other than x86_64 and aarch64.
     """
     if machine not in AUDIT_ARCH:
-        raise ValueError(f"no filter of system calls for {machine!r}: there is one for {' and '.join(AUDIT_ARCH)}")
+        raise UnknownMachineError(
+            f"no filter of system calls for {machine!r}: there is one for {' and '.join(AUDIT_ARCH)}"
+        )
     program = [(LOAD, 0, 0, ARCH_AT), (EQUAL, 1, 0, AUDIT_ARCH[machine]), (RETURN, 0, 0, KILL), (LOAD, 0, 0, NUMBER_AT)]
     if machine == "x86_64":
         program += [(AT_LEAST, 0, 1, X32_BIT), (RETURN, 0, 0, KILL)]

@@ -4,8 +4,9 @@
     python -m nanochat.scripts.chat_cli -i sft -g d4 -p "Why is the sky blue?"
     python -m nanochat.scripts.chat_cli -i base -p "The capital of France is"
 
-Flags are nanochat's own, and a few more. A base model has never seen a conversation, so it continues the prompt as
-plain text; fine-tuned models get the chat format. In a conversation, `clear` starts over and `quit` leaves.
+Flags are nanochat's own, and a few more. A base model has never seen a conversation, so it continues what you type as
+plain text; fine-tuned models get the chat format. `clear` starts over and `quit` leaves. The conversation is kept as
+tokens, so that the model reads its own earlier words, tool calls included, exactly as it wrote them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat.errors import exit_status, is_message
+from nanochat.paths import STAGE_FOLDERS, roots
+
 if TYPE_CHECKING:
     from nanochat.checkpoint_manager import LoadedModel
     from nanochat.engine import Engine
@@ -22,13 +26,19 @@ if TYPE_CHECKING:
 REPLY_TOKENS = 256  # nanochat's own limit on a reply
 
 
+class PromptError(ValueError):
+    """There is nothing to answer: one sentence."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Every flag, each with its help."""
-    p = argparse.ArgumentParser(prog="nanochat chat_cli", description="Talk to a trained model in the terminal.")
-    p.add_argument(
-        "-i", "--source", default="sft", choices=["base", "mid", "sft", "rl"], help="training stage to load (sft)"
+    p = argparse.ArgumentParser(
+        prog="nanochat chat_cli",
+        description="Talk to a trained model in the terminal. Without -p it holds a conversation: Ctrl-C stops a "
+        "reply, `clear` starts over, `quit` leaves. A base model continues what you type as plain text.",
     )
-    p.add_argument("-g", "--model-tag", help="run to load, such as d20 (the largest model, then the newest)")
+    p.add_argument("-i", "--source", default="sft", choices=list(STAGE_FOLDERS), help="training stage to load (sft)")
+    p.add_argument("-g", "--model-tag", help="run, such as d20; needed where two are equally deep (the deepest)")
     p.add_argument("-s", "--step", type=int, help="step to load (the last complete one)")
     p.add_argument("-p", "--prompt", help="answer this one prompt and leave")
     p.add_argument("-t", "--temperature", type=float, default=0.6, help="0 always takes the likeliest token (0.6)")
@@ -41,27 +51,29 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=42, help="the same seed and settings give the same reply (42)")
     p.add_argument("--device-type", default="auto", help="auto, cuda, mps or cpu (auto)")
     p.add_argument("--base-dir", type=Path, help="nanochat base dir to look in (the workspace, then nanochat's own)")
+    p.add_argument("--tokenizer-dir", type=Path, help="the model's tokenizer, where it does not lie in its base dir")
     p.add_argument(
-        "--softcap", type=float, help="overrule the logit cap where a checkpoint cannot tell (see nanochat.eras)"
+        "--softcap", type=float, help="overrule the logit cap where a checkpoint cannot tell (nanochat.eras)"
     )
     p.add_argument(
-        "--python", action="store_true", help="let the model run Python in the sandbox; the calculator always works"
+        "--python", action="store_true", help="let the model run Python, contained; the calculator always works"
+    )
+    p.add_argument(
+        "--trust-model", action="store_true", help="with --python: run it even where nothing contains it, at your risk"
     )
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load a model, answer one prompt or hold a conversation. Exit codes: 0 done, 1 a sentence on standard error."""
+    """Load a model, answer one prompt or hold a conversation."""
     args = parser().parse_args(argv)
-    try:
-        loaded, engine = _load(args)
-        if args.prompt is not None:
-            _reply(args, engine, _prompt_tokens(args, engine, [{"role": "user", "content": args.prompt}]))
-        else:
-            _converse(args, loaded, engine)
-    except ValueError as error:  # every bad input in this project is one: a sentence with its remedy
-        print(f"chat_cli: {error}", file=sys.stderr)
-        return 1
+    if args.prompt is not None and not args.prompt.strip():
+        raise PromptError("the prompt is empty; write something after -p, or leave it out for a conversation")
+    loaded, engine = _load(args)
+    if args.prompt is not None:
+        _reply(args, engine, _turn(args, engine, [], args.prompt))
+    else:
+        _converse(args, loaded, engine)
     return 0
 
 
@@ -71,58 +83,60 @@ def _load(args: argparse.Namespace) -> tuple[LoadedModel, Engine]:
     from nanochat.engine import Engine
 
     device = choose_device(args.device_type or "auto")
-    base_dir = args.base_dir or _root_with_run(args.source, args.model_tag)
+    places = [args.base_dir] if args.base_dir else [root.path for root in roots()]
     loaded = load_model_from(
-        base_dir, args.source, args.model_tag, args.step, device=device.device, softcap=args.softcap
+        places, args.source, args.model_tag, args.step, device.device, args.tokenizer_dir, softcap=args.softcap
     )
-    for line in (*loaded.notes, device.describe()):
+    engine = Engine(loaded.model, loaded.tokenizer, python=args.python, trust_model=args.trust_model)
+    for line in (*loaded.notes, device.describe(), *engine.notes):
         print(line, file=sys.stderr)
-    return loaded, Engine(loaded.model, loaded.tokenizer, python=args.python)
+    return loaded, engine
 
 
-def _root_with_run(source: str, tag: str | None) -> Path:
-    """The first root, ours before nanochat's, that holds a run of this stage, and of this tag if one is named."""
-    from nanochat.checkpoint_manager import find_runs
-    from nanochat.paths import roots
-
-    for root in roots():
-        if any(run.stage == source and run.steps and tag in (None, run.tag) for run in find_runs(root.path)):
-            return root.path
-    named = f"{source} run" if tag is None else f"{source} run {tag!r}"
-    places = " or ".join(str(root.path) for root in roots())
-    raise ValueError(f"no {named} with a complete checkpoint in {places}; name another folder with --base-dir")
-
-
-def _prompt_tokens(args: argparse.Namespace, engine: Engine, messages: list[dict[str, str]]) -> list[int]:
-    """The conversation so far as tokens that end where the model's turn begins."""
+def _turn(args: argparse.Namespace, engine: Engine, conversation: list[int], text: str) -> list[int]:
+    """The conversation so far and what the user now says, as tokens that end where the model's turn begins."""
+    tokenizer = engine.tokenizer
+    bos = [] if conversation else [tokenizer.get_bos_token_id()]
     if args.source == "base":
-        return engine.tokenizer.encode("".join(message["content"] for message in messages), prepend="<|bos|>")
-    # Rendering for completion drops the last assistant message and opens a new one, so the turn to come is named here.
-    return engine.tokenizer.render_for_completion({"messages": [*messages, {"role": "assistant", "content": ""}]})
+        return [*conversation, *bos, *tokenizer.encode(text)]
+    said = tokenizer.encode(text, prepend="<|user_start|>", append="<|user_end|>")
+    return [*conversation, *bos, *said, tokenizer.encode_special("<|assistant_start|>")]
 
 
-def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int]) -> str:
-    """Stream one reply to standard output; return its text."""
+def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int], name: str = "") -> list[int]:
+    """Stream one reply to standard output, behind the speaker's name; return the conversation with it.
+
+    Ctrl-C ends the reply, and what was said so far stays in the conversation.
+    """
     from nanochat.engine import TextStream
 
-    settings: dict[str, Any] = {
-        name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "min_p", "seed")
-    }
-    stream, text = TextStream(engine.tokenizer), ""
-    ends = {engine.tokenizer.encode_special("<|assistant_end|>"), engine.tokenizer.get_bos_token_id()}
-    for (token,), _ in engine.generate(tokens, max_tokens=args.max_tokens, **settings):
-        piece = stream.push(token) if token is not None and token not in ends else stream.finish()
-        text += piece
-        print(piece, end="", flush=True)
-    last = stream.finish()
-    print(last, flush=True)
-    return text + last
+    names = ("temperature", "top_k", "top_p", "min_p", "seed")
+    settings: dict[str, Any] = {setting: getattr(args, setting) for setting in names}
+    room = max(engine.model.config.sequence_len - len(tokens), 1)
+    columns = engine.generate(tokens, max_tokens=min(args.max_tokens, room), **settings)
+    stream, reply = TextStream(engine.tokenizer), []
+    print(name, end="", flush=True)
+    try:
+        for (token,), _ in columns:
+            if token is None or token in engine.ends:
+                break
+            reply.append(token)
+            print(stream.push(token), end="", flush=True)
+    except KeyboardInterrupt:
+        if args.prompt is not None:
+            raise
+        print(" [stopped]", end="")
+    print(stream.finish(), flush=True)
+    if len(reply) == room:
+        print(f"The model's context of {len(tokens) + room:,} tokens is full.", file=sys.stderr)
+    ending = [] if args.source == "base" else [engine.tokenizer.encode_special("<|assistant_end|>")]
+    return [*tokens, *reply, *ending]
 
 
 def _converse(args: argparse.Namespace, loaded: LoadedModel, engine: Engine) -> None:
-    print(f"{args.source} model, step {loaded.meta.get('step', 'unknown')}, {loaded.era.name}.")
-    print("Type a message. `clear` starts over, `quit` leaves.")
-    messages: list[dict[str, str]] = []
+    print(f"{args.source} model, step {loaded.meta.get('step', 'unknown')}.")
+    print("Type a message. Ctrl-C stops a reply, `clear` starts over, `quit` leaves.")
+    conversation: list[int] = []
     while True:
         try:
             line = input("\nYou: ").strip()
@@ -132,21 +146,16 @@ def _converse(args: argparse.Namespace, loaded: LoadedModel, engine: Engine) -> 
         if line.lower() in ("quit", "exit"):
             return
         if line.lower() == "clear":
-            messages = []
+            conversation = []
             print("A new conversation.")
-            continue
-        if not line:
-            continue
-        attempt = [*messages, {"role": "user", "content": line}]
-        try:
-            tokens = _prompt_tokens(args, engine, attempt)
-            print("\nAssistant: ", end="", flush=True)
-            answer = _reply(args, engine, tokens)
-        except ValueError as error:
-            print(f"{error} Type `clear` to start over.", file=sys.stderr)
-            continue
-        messages = [*attempt, {"role": "assistant", "content": answer}]
+        elif line:
+            try:
+                conversation = _reply(args, engine, _turn(args, engine, conversation, line), "\nAssistant: ")
+            except ValueError as error:
+                if not is_message(error):
+                    raise
+                print(f"{error}. Nothing was added; type `clear` to start over.", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status("chat_cli", main))

@@ -6,8 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.checkpoint_manager import Run, find_runs
-from nanochat.paths import STAGE_FOLDERS, DiskUse, Root, disk_use, folder_problem
+from nanochat.checkpoint_manager import Run, depth_of, find_runs
+from nanochat.paths import DiskUse, Root, disk_use, folder_problem
 from nanochat.ui.text import readable_size, visible
 
 
@@ -44,27 +44,25 @@ def disk_sentence(report: RootReport) -> str:
     return f"{at_least}{readable_size(report.disk.size)} in {files}."
 
 
-def run_rows(report: RootReport) -> list[dict[str, str | int | None]]:
+def run_rows(report: RootReport) -> list[dict[str, str]]:
     """The table of runs, one row each, every text safe to show."""
     return [
         {
             "Stage": run.stage,
             "Tag": visible(run.tag),
-            "Steps": _steps(run.steps),
-            "Last step": max(run.steps, default=None),
-            "Size": readable_size(size),
             "State": _state(len(run.problems)),
+            "Steps": _steps(run.steps),
+            "Size": readable_size(size),
         }
         for run, size in zip(report.runs, report.sizes, strict=True)
     ]
 
 
-def _steps(steps: list[int] | tuple[int, ...]) -> str:
+def _steps(steps: tuple[int, ...]) -> str:
     """All steps while they are few, else the ends and how many there are."""
-    ordered = sorted(steps)
-    if len(ordered) <= 5:
-        return ", ".join(map(str, ordered))
-    return f"{ordered[0]}, {ordered[1]} … {ordered[-1]} ({len(ordered)} saved)"
+    if len(steps) <= 5:
+        return ", ".join(map(str, steps))
+    return f"{steps[0]}, {steps[1]} … {steps[-1]} ({len(steps)} saved)"
 
 
 def _state(problems: int) -> str:
@@ -73,13 +71,13 @@ def _state(problems: int) -> str:
 
 def chat_command(report: RootReport) -> str | None:
     """The command that talks to this root's most talkative run; None where no run can be opened."""
-    preference = ["sft", "rl", "mid", "base"]  # of the stages that have learned to answer, the most tested first
-    complete = [run for run in report.runs if run.steps and run.stage in STAGE_FOLDERS]
-    if not complete:
-        return None
-    run = min(complete, key=lambda run: preference.index(run.stage))
-    words = ["nanochat", "chat_cli", "-i", run.stage, "-g", run.tag, "-p", "Hello", "--base-dir", str(report.root.path)]
-    return _shell(words)
+    for stage in ("sft", "rl", "mid", "base"):  # of the stages that have learned to answer, the most tested first
+        complete = [run for run in report.runs if run.stage == stage and run.steps]
+        if complete:
+            run = max(complete, key=lambda run: (depth_of(run.tag), -len(run.tag)))
+            words = ["nanochat", "chat_cli", "-i", stage, "-g", run.tag, "-p", "Hello"]
+            return _shell([*words, "--base-dir", str(report.root.path)])
+    return None
 
 
 def removal_command(folder: Path, windows: bool = os.name == "nt") -> str:

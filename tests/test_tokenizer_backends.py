@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat import tokenizer_engines as engines
+from nanochat import tokenizer_backends as backends
 from nanochat import tokenizer_files as files
 from nanochat.tokenizer import SPLIT_PATTERN, Tokenizer, TokenizerError, train_tokenizer
 
@@ -27,9 +27,9 @@ TOKENIZER = train_tokenizer(CORPUS, 320)
 def test_taking_out_long_blanks_changes_nothing(stretches: list[str]) -> None:
     text = "".join(stretches)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "LONG_BLANK", 4)  # so that short texts have long runs
+        patch.setattr(backends, "LONG_BLANK", 4)  # so that short texts have long runs
         shortened = TOKENIZER.encode(text)
-        assert "".join(stretch for stretch, _ in engines.cut_long_blanks(text)) == text
+        assert "".join(stretch for stretch, _ in backends.cut_long_blanks(text)) == text
     assert shortened == TOKENIZER._encoding.encode_ordinary(text)
 
 
@@ -78,7 +78,7 @@ def test_trained_tokenizer_has_the_asked_size(trainer: str) -> None:
     tokenizer = train_tokenizer(CORPUS, 300, trainer=trainer)
     assert tokenizer.get_vocab_size() == 300
     assert list(tokenizer.special_tokens.values()) == list(range(291, 300))
-    assert tokenizer.training == engines.Training(trainer, "it was asked for", 300)
+    assert tokenizer.training == backends.Training(trainer, "it was asked for", 300)
     assert tokenizer.notes == ()
 
 
