@@ -298,3 +298,15 @@ def path_violations(texts: Mapping[str, str]) -> list[str]:
         for match in absolute.finditer(line)
         if match[1] not in COMMON_FOLDERS
     ]
+
+
+def plain_error_violations(sources: Sources) -> list[str]:
+    """A plain ValueError reads as a bug (nanochat/errors.py): bad input raises a type of its module's own."""
+    found = []
+    for path, source in sorted(sources.items()):
+        for node in ast.walk(ast.parse(source)):
+            raised = node.exc if isinstance(node, ast.Raise) else None
+            name = raised.func if isinstance(raised, ast.Call) else raised
+            if isinstance(name, ast.Name) and name.id in ("ValueError", "Exception", "RuntimeError"):
+                found.append(f"{path}:{node.lineno} raises a plain {name.id}; give it a type with a docstring")
+    return found

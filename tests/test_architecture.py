@@ -73,6 +73,16 @@ def test_every_dependency_is_used_and_explained(files, sources):
     assert rules.dependency_violations(files["pyproject.toml"], files["README.md"], sources) == []
 
 
+def test_bad_input_has_an_error_type_of_its_own(sources):
+    ours = {path: text for path, text in sources.items() if path.startswith(("nanochat/", "kernels/"))}
+    assert rules.plain_error_violations(ours) == []
+
+
+def test_a_plain_error_is_found():
+    bad = {"nanochat/a.py": "def f():\n    raise ValueError('x')\n", "kernels/b.py": "raise RuntimeError"}
+    assert [line.split()[0] for line in rules.plain_error_violations(bad)] == ["kernels/b.py:1", "nanochat/a.py:2"]
+
+
 def test_no_path_of_one_machine(files):
     texts = {path: text for path, text in files.items() if Path(path).suffix in TEXT_SUFFIXES}
     assert rules.path_violations(texts) == []

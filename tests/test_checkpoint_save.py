@@ -1,28 +1,40 @@
 """Writing checkpoints: one writer at a time, nothing half done, whatever fails."""
 
+import json
 import multiprocessing
 import resource
 import shutil
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nanochat import durable
+from nanochat import durable, gpt
 from nanochat.checkpoint_files import optimizer_name
 from nanochat.checkpoint_manager import (
     CheckpointError,
     directory_lock,
     find_runs,
     load_checkpoint,
+    load_model,
     save_checkpoint,
     verify,
 )
+from nanochat.tokenizer import load_tokenizer
 from tests.archive_support import assert_one_line, flip, same
-from tests.checkpoint_support import make_tokenizer, meta_of, save_ours, tiny_config, tiny_optimizer, tiny_weights
+from tests.checkpoint_support import (
+    make_tokenizer,
+    meta_of,
+    save_like_nanochat,
+    save_ours,
+    tiny_config,
+    tiny_optimizer,
+    tiny_weights,
+)
 
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds importing torch
 
@@ -216,3 +228,57 @@ def test_a_state_that_could_not_be_opened_again_is_not_saved(tmp_path: Path, ran
         save_checkpoint(folder, 2, tiny_weights(config), state, meta_of(config, 2), rank)
     assert_one_line(caught.value, optimizer_name(2, rank))
     assert names(folder) == before
+
+
+def test_what_is_saved_reopens_as_what_it_was(tmp_path: Path) -> None:
+    """A design that no nanochat had, from a model laid out for inference, whose weights are views."""
+    config = tiny_config(softcap=20.0, qk_gain=1.0, bigram=True, n_kv_head=1, window_pattern="SL", short_window=5)
+    model = gpt.build(config, tiny_weights(config))
+    folder = tmp_path / "base_checkpoints" / "d2"
+    meta = meta_of(config, 5, lab=False)
+    save_checkpoint(folder, 5, model.state_dict(), None, meta, tokenizer=make_tokenizer(), config=config)
+    loaded = load_model(folder)
+    assert loaded.era.config == config
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.model(ids), model(ids))
+
+
+def test_a_step_saved_again_keeps_no_optimizer_state_of_the_old_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "base_checkpoints" / "d2"
+    config = tiny_config()
+
+    def save(ranks: list[int], optimizer: bool) -> set[str]:
+        for rank in ranks:
+            state = tiny_optimizer(rank) if optimizer else None
+            save_checkpoint(folder, 5, tiny_weights(config), state, meta_of(config, 5), rank)
+        assert verify(folder, 5, full=True).ok
+        return {name for name in names(folder) if name.startswith("optim")}
+
+    assert save([2, 1, 0], True) == {optimizer_name(5, rank) for rank in range(3)}  # and no digest is left beside them
+    assert save([1, 0], True) == {optimizer_name(5, rank) for rank in range(2)}
+    assert save([0], False) == set()
+
+
+def test_a_run_that_its_owner_called_lab_is_still_nanochats(tmp_path: Path) -> None:
+    folder = save_like_nanochat(tmp_path / "base_checkpoints" / "d2")
+    path = folder / "meta_000010.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, "user_config": {"run": "lab", "lab": 1}}))
+    assert load_model(folder).meta["user_config"]["run"] == "lab"
+
+
+def test_step_and_meta_must_agree(tmp_path: Path) -> None:
+    config = tiny_config()
+    with pytest.raises(CheckpointError, match="meta_data says step 6 and the step is 5"):
+        save_checkpoint(tmp_path / "d2", 5, tiny_weights(config), None, meta_of(config, 6))
+
+
+def test_threads_may_save_one_tokenizer(tmp_path: Path) -> None:
+    """Temporary names are a thread's own."""
+    tokenizer = make_tokenizer()
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(tokenizer.save, tmp_path / "tokenizer", True) for _ in range(16)]:
+            done.result()
+    assert load_tokenizer(tmp_path / "tokenizer").fingerprint == tokenizer.fingerprint
+    assert len(names(tmp_path / "tokenizer")) == 3

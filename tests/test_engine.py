@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.benchmarks.engine import SHAPES, NoTokenizer, plain_loop, random_model
 from nanochat.engine import Engine, EngineError, TextStream
 from nanochat.gpt import GPT, build
 from nanochat.gpt_config import GPTConfig
@@ -231,3 +232,12 @@ def test_bytes_that_never_become_a_character_are_shown_at_the_end(tokenizer: Tok
     tokens = tokenizer.encode("🦜")
     assert [stream.push(token) for token in tokens[:-1]] == [""] * (len(tokens) - 1)
     assert stream.finish() == "\ufffd"
+
+
+def test_the_benchmarks_baseline_says_what_the_engine_says() -> None:
+    """A ratio to a loop that computes something else would mean nothing."""
+    config = replace(SHAPES["d4"], window_pattern="L")
+    baseline = random_model(config)
+    prompt = list(range(10, 26))
+    (row,), _ = Engine(baseline, NoTokenizer(config.vocab_size)).generate_batch(prompt, max_tokens=20, temperature=0)
+    assert plain_loop(baseline, prompt, 1, 20, 0, 50)[0].tolist() == row[len(prompt) :]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanochat.benchmarks.engine import NoTokenizer
 from nanochat.engine import Engine
 from nanochat.eras import infer_era
 from nanochat.gpt import GPT, build
@@ -77,7 +78,7 @@ def measure(model: GPT) -> dict[str, Any]:
     with torch.no_grad():
         logits = model(tensor)[0, -1]
         losses = model(tensor[:, :-1], tensor[:, 1:], reduction="none")
-    engine = Engine(model, _Bytes(model.config.vocab_size))  # type: ignore[arg-type]
+    engine = Engine(model, NoTokenizer(model.config.vocab_size))  # type: ignore[arg-type]
     greedy = [token for (token,), _ in engine.generate(ids, max_tokens=NEW_TOKENS, temperature=0)]
     sampled = [token for (token,), _ in engine.generate(ids, max_tokens=NEW_TOKENS, temperature=0.9, top_k=20, seed=3)]
     return {
@@ -86,22 +87,6 @@ def measure(model: GPT) -> dict[str, Any]:
         "greedy": greedy,
         "sampled": sampled,
     }
-
-
-class _Bytes:
-    """The tokenizer that an engine needs here: no token is special."""
-
-    def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
-
-    def get_vocab_size(self) -> int:
-        return self._vocab_size
-
-    def encode_special(self, name: str) -> int:
-        return -2
-
-    def get_bos_token_id(self) -> int:
-        return -1
 
 
 def main() -> None:
