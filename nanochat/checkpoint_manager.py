@@ -8,19 +8,17 @@ the tokenizer is tied to the model. What was decided on the way is returned in `
     python -m nanochat.scripts.chat_cli -i base -g d4 -p "The capital of France is"
 """
 
-import datetime
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat import safe_load
+from nanochat import paths, safe_load
 from nanochat.checkpoint_files import (
     CheckpointError,
     damaged,
     find_optimizer,
-    hostile,
     location,
     meta_name,
     model_name,
@@ -39,10 +37,10 @@ from nanochat.checkpoint_runs import (
     list_steps,
 )
 from nanochat.checkpoint_save import save_checkpoint
+from nanochat.checkpoint_weights import read_weights, recognise, strip_compiled
 from nanochat.durable import directory_lock
-from nanochat.eras import Era, EraError, infer_era
-from nanochat.gpt_config import ConfigError
-from nanochat.tokenizer_files import JSON_NAME
+from nanochat.eras import Era
+from nanochat.tokenizer_files import JSON_NAME, TokenizerError, read_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +67,6 @@ __all__ = [
     "verify",
 ]
 
-COMPILED_PREFIX = "_orig_mod."  # torch.compile puts it before every name
-WEIGHT_TYPES = ("float32", "bfloat16", "float16", "float64")
 UNVERIFIED = "unverified: its CRC-32 sums are right, but no digest was recorded that would show tampering"
 
 
@@ -117,16 +113,16 @@ def load_model(
     from nanochat.device import choose_device
 
     choice = choose_device(str(device))
-    folder = Path(folder).expanduser()
+    folder = paths.expand(folder)
     step = find_last_step(folder) if step is None else existing_step(folder, step)
     meta = read_meta(folder / meta_name(step))
     digests = recorded_files(meta)
     path = folder / model_name(step)
     with safe_load.open_tensors(path) as file:
-        specs = _weights(file)
-        era = _era(meta, specs, file, softcap)
+        specs = read_weights(file)
+        era = recognise(meta, specs, file, softcap)
         tokenizer, notes = _load_tokenizer(folder, meta, era.config.vocab_size, tokenizer_dir)
-        weights = _strip(file.read(_digest(file, digests)))
+        weights = strip_compiled(file.read(_digest(file, digests)))
     if meta.get("step", step) != step:
         notes.append(f"the meta file says step {shown(meta['step'])}, its name says {step}")
     notes.insert(0, "verified: every byte has the SHA-256 that was saved" if path.name in digests else UNVERIFIED)
@@ -169,13 +165,16 @@ def load_checkpoint(
     Raises:
         CheckpointError: damaged, unsafe, or no optimizer state where one was asked for.
     """
-    folder = Path(checkpoint_dir).expanduser()
+    from nanochat.device import choose_device
+
+    choice = choose_device(str(device))
+    folder = paths.expand(checkpoint_dir)
     step = existing_step(folder, step)
     meta = read_meta(folder / meta_name(step))
     digests = recorded_files(meta)
     with safe_load.open_tensors(folder / model_name(step)) as file:
-        _weights(file)
-        model_data = _strip(file.read(_digest(file, digests)))
+        read_weights(file)
+        model_data = strip_compiled(file.read(_digest(file, digests)))
     optimizer_data = None
     if load_optimizer:
         path = find_optimizer(folder, step, rank)
@@ -186,8 +185,8 @@ def load_checkpoint(
             )
         with safe_load.open_tensors(path) as file:
             optimizer_data = file.read(_digest(file, digests))
-    if str(device) != "cpu":
-        model_data, optimizer_data = safe_load.map_tensors((model_data, optimizer_data), lambda t: t.to(device))
+    if choice.device != "cpu":
+        model_data, optimizer_data = safe_load.map_tensors((model_data, optimizer_data), lambda t: t.to(choice.device))
     return model_data, optimizer_data, meta
 
 
@@ -197,7 +196,7 @@ def verify(folder: str | Path, step: int, full: bool = False) -> Verification:
     Quick: meta, structure and size of each file, names and shapes of the weights. Full: every byte as well, by the
     SHA-256 that was recorded or, for a checkpoint that is not ours, by the CRC-32 of each part.
     """
-    folder = Path(folder).expanduser()
+    folder = paths.expand(folder)
     level = "structure, names and sizes"
     try:
         step = existing_step(folder, step)
@@ -218,74 +217,27 @@ def verify(folder: str | Path, step: int, full: bool = False) -> Verification:
             with safe_load.open_tensors(path) as file:
                 digest = _digest(file, digests)
                 if path.name == model_name(step):
-                    _era(meta, _weights(file), file, None)
+                    recognise(meta, read_weights(file), file, None)
                 if full:
                     file.check(digest)
         except CheckpointError as error:
             problems.append(str(error))
+    try:
+        _check_tokenizer_beside(folder, meta)
+    except (CheckpointError, TokenizerError) as error:
+        problems.append(str(error))
     return Verification(not problems, tuple(problems), level)
 
 
-def _weights(file: safe_load.TensorFile) -> dict[str, safe_load.TensorSpec]:
-    """The names and descriptions in a model file, which must hold weights and nothing else."""
-    tree = file.tree
-    if not isinstance(tree, dict) or not tree:
-        raise hostile(file.path, "it holds no state dict")
-    for name, spec in tree.items():
-        if not isinstance(name, str) or not isinstance(spec, safe_load.TensorSpec) or spec.dtype not in WEIGHT_TYPES:
-            raise hostile(file.path, f"'{shown(name)}' is not a floating-point tensor")
-    if len({spec.storage for spec in tree.values()}) < len(tree):
-        raise hostile(file.path, "two weights share one storage")
-    specs: dict[str, safe_load.TensorSpec] = _strip(tree)
-    if len(specs) < len(tree):
-        raise hostile(file.path, f"a weight is there with and without {COMPILED_PREFIX}")
-    return specs
-
-
-def _era(
-    meta: Mapping[str, Any],
-    specs: Mapping[str, safe_load.TensorSpec],
-    file: safe_load.TensorFile,
-    softcap: float | None,
-) -> Era:
-    """Recognise the era and hold every name and shape against it, before a single weight is read."""
-    from nanochat.gpt import parameter_shapes
-
-    shapes = {name: spec.shape for name, spec in specs.items()}
-    try:
-        era = infer_era(meta, shapes, saved=_written(file), softcap=softcap)
-    except (EraError, ConfigError) as error:
-        raise CheckpointError(f"{location(file.path)} and its meta: {error}") from None
-    if era.config.n_layer > len(shapes):  # before the shapes of a thousand layers are worked out
-        raise CheckpointError(
-            f"{location(file.path)} and its meta: {len(shapes)} weights can't be a model of {era.config.n_layer:,} "
-            "layers; take another step"
-        )
-    wanted = parameter_shapes(era.config)
-    missing, extra = sorted(wanted.keys() - shapes), sorted(shapes.keys() - wanted)
-    other = [name for name in wanted if name in shapes and shapes[name] != wanted[name]]
-    found = []
-    if missing:
-        found.append(f"{len(missing)} weights are missing, such as '{missing[0]}'")
-    if extra:
-        found.append(f"{len(extra)} are unknown, such as '{shown(extra[0])}'")
-    if other:
-        name = other[0]
-        found.append(f"{len(other)} have another shape, such as '{name}' {shapes[name]} where {wanted[name]} is needed")
-    if found:
-        raise CheckpointError(
-            f"{location(file.path)}: {'; '.join(found)}; model and meta file do not belong together or another program "
-            "wrote them: take both from the same step"
-        )
-    return era
-
-
-def _written(file: safe_load.TensorFile) -> datetime.date | None:
-    """The day (UTC) on which a file was last changed, None where its clock says nonsense."""
-    try:
-        return datetime.datetime.fromtimestamp(os.fstat(file.file.fileno()).st_mtime, datetime.UTC).date()
-    except (ValueError, OverflowError, OSError):
-        return None
+def _check_tokenizer_beside(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Where a tokenizer was saved with the run, it must be there and be that one."""
+    recorded = meta.get("lab", {}).get("tokenizer")
+    if isinstance(recorded, dict):
+        path = folder / JSON_NAME
+        if not os.path.lexists(path):
+            raise CheckpointError(f"{location(path)}: saved with this run and gone; restore it from a copy")
+        if read_vocabulary(path)[0].fingerprint != recorded.get("fingerprint"):
+            raise CheckpointError(f"{location(path)}: not the tokenizer that was saved; restore it from a copy")
 
 
 def _digest(file: safe_load.TensorFile, digests: Mapping[str, tuple[int, str]]) -> str | None:
@@ -363,7 +315,3 @@ def _load_tokenizer(
             "replaced: name the right one's folder with tokenizer_dir"
         )
     return tokenizer, notes
-
-
-def _strip(weights: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(COMPILED_PREFIX): weight for name, weight in weights.items()}

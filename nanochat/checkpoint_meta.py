@@ -45,6 +45,11 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     for key in ("user_config", "lab"):
         if not isinstance(meta.get(key, {}), dict):
             raise _wrong(path, key, meta[key], "an object")
+    layout = meta.get("lab", {}).get("layout", LAB_VERSION)
+    if layout != LAB_VERSION:
+        raise CheckpointError(
+            f"{location(path)}: written by another version of nanochat lab (layout {shown(layout)}); upgrade"
+        )
     recorded_files(meta, path)
     return meta
 
@@ -69,15 +74,22 @@ def encode_meta(meta: Mapping[str, Any], lab: Mapping[str, Any]) -> bytes:
     Raises:
         CheckpointError: a value that is no JSON, or no model_config.
     """
+    if not isinstance(meta, Mapping) or not isinstance(meta.get("lab", {}), Mapping):
+        raise CheckpointError('meta_data and its "lab" must be dicts; give at least {"model_config": {...}}')
     whole = {**meta, "lab": {**meta.get("lab", {}), **lab, "meta_sha256": _NO_DIGEST}}
     _check_model_config("meta_data", whole)
     try:
         text = json.dumps(whole, indent=2).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"meta_data cannot be written as JSON ({shown(error)}); use plain numbers and text"
         ) from None
     # The last occurrence is ours; whatever the caller's own text says stands before it.
+    if len(text) > MAX_META_BYTES:
+        raise CheckpointError(
+            f"meta_data takes {len(text):,} bytes as JSON and may take {MAX_META_BYTES:,}; put long records into "
+            "a file of their own"
+        )
     head, key, tail = text.rpartition(f'"meta_sha256": "{_NO_DIGEST}"'.encode())
     digest = hashlib.sha256(text).hexdigest()
     return head + key.replace(_NO_DIGEST.encode(), digest.encode()) + tail

@@ -113,7 +113,7 @@ def find_runs(base_dir: str | Path) -> list[Run]:
     """
     runs = []
     for stage, names in paths.STAGE_FOLDERS.items():
-        for parent in (Path(base_dir, name).expanduser() for name in names):
+        for parent in (paths.expand(Path(base_dir, name)) for name in names):
             try:
                 tags = [tag for tag in names_in(parent) if (parent / tag).is_dir()] if parent.is_dir() else []
             except (CheckpointError, OSError) as error:
@@ -138,7 +138,7 @@ def choose_run(base_dir: str | Path | Sequence[Path], source: str, model_tag: st
         raise CheckpointError(f"unknown stage '{shown(source)}'; choose one of {', '.join(paths.STAGE_FOLDERS)}")
     base_dirs = [base_dir] if isinstance(base_dir, str | Path) else list(base_dir)
     if len(base_dirs) == 1:
-        _require_base_dir(Path(base_dirs[0]).expanduser())
+        _require_base_dir(paths.expand(base_dirs[0]))
     known = [[run for run in find_runs(place) if run.tag] for place in base_dirs]
     fitting: list[Run] = []
     for runs in known:

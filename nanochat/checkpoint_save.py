@@ -6,11 +6,11 @@ committed step whole. Names, keys and dtypes are nanochat's own, so its code ope
 """
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat import __version__, durable, safe_load
+from nanochat import __version__, durable, paths, safe_load
 from nanochat.checkpoint_files import (
     CheckpointError,
     digest_file,
@@ -22,8 +22,9 @@ from nanochat.checkpoint_files import (
     read_digest_file,
     shown,
 )
-from nanochat.checkpoint_meta import LAB_VERSION, encode_meta
+from nanochat.checkpoint_meta import LAB_VERSION, encode_meta, read_meta
 from nanochat.checkpoint_runs import list_steps
+from nanochat.checkpoint_weights import read_weights, recognise
 from nanochat.eras import architecture_to_dict
 from nanochat.tokenizer_files import JSON_NAME
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
     from nanochat.gpt_config import GPTConfig
     from nanochat.tokenizer import Tokenizer
+
+
+PENDING = ".pending"  # behind the name of another rank's optimizer file until rank 0 commits the step
 
 
 def save_checkpoint(
@@ -44,10 +48,12 @@ def save_checkpoint(
     *,
     tokenizer: "Tokenizer | None" = None,
     config: "GPTConfig | None" = None,
+    world_size: int = 1,
 ) -> None:
     """Save one step. It exists once this returns; before that the folder is as it was.
 
-    Every rank saves its own `optimizer_data` (None: none); rank 0, called last, also saves the model and commits. In
+    Of `world_size` ranks each saves its own `optimizer_data` (None: none, on every rank); what ranks above 0 save is
+    pending until rank 0, called last, saves the model and commits. In
     `meta_data`, nanochat's keys are at the top and ours under "lab". `config` records the whole architecture there; it
     is inferred from the weights on opening where it is not given. `tokenizer` is laid beside the model: give it, so
     that the run can be opened wherever it is copied to. If the step exists already it is replaced: all new content is
@@ -57,9 +63,7 @@ def save_checkpoint(
         CheckpointError: another writer holds the folder, it belongs to another tokenizer, the disk is full or cannot be
         written. Nothing is left behind and older steps are untouched.
     """
-    folder = Path(checkpoint_dir).expanduser()
-    if meta_data.get("step", step) != step:
-        raise CheckpointError(f"meta_data says step {shown(meta_data['step'])} and the step is {shown(step)}; mend one")
+    folder = paths.expand(checkpoint_dir)
     if type(step) is not int or not 0 <= step < 10**12:
         raise CheckpointError(f"step is {shown(step)}; give a whole number from 0 up")
     if rank != 0:
@@ -67,6 +71,8 @@ def save_checkpoint(
         return
     model_data = _own_storage(model_data)
     encode_meta(meta_data, {})  # a meta that cannot be written must fail before anything is
+    if meta_data.get("step", step) != step:
+        raise CheckpointError(f"meta_data says step {shown(meta_data['step'])} and the step is {shown(step)}; mend one")
     durable.make_folder(folder)
     lock = contextlib.nullcontext() if durable.holds_lock(folder) else durable.directory_lock(folder)
     with lock:
@@ -77,22 +83,38 @@ def save_checkpoint(
                 staged += _stage_tokenizer(folder, tokenizer)
             if optimizer_data is not None:
                 staged.append(_stage_tensors(folder / optimizer_name(step), optimizer_data))
+                staged += [_pending(folder, step, other) for other in range(1, world_size)]
             staged.append(_stage_tensors(folder / model_name(step), model_data))
-            others = _other_ranks(folder, step) if optimizer_data is not None else {}
-            lab = _lab_facts(staged, others, tokenizer, config)
-            meta = durable.stage_bytes(folder / meta_name(step), encode_meta(meta_data, lab))
+            meta = durable.stage_bytes(
+                folder / meta_name(step), encode_meta(meta_data, _lab_facts(staged, tokenizer, config))
+            )
             staged.append(meta)
-            _withdraw(folder, step, others)
+            _require_openable(staged[-2], meta)
+            _withdraw(folder, step)
             for content in staged[:-1]:
                 durable.publish(content)
             durable.sync_folder(folder)
             durable.publish(meta)
             durable.sync_folder(folder)
-            for path in others:  # their digests now stand in the meta file
-                durable.discard(digest_file(path))
+            for leftover in folder.glob(f"{optimizer_name(step, 0)[:-4]}*{PENDING}*"):  # of ranks there are no more
+                durable.discard(leftover)
         finally:
             for content in staged:
-                durable.discard(content.temporary)
+                if not content.temporary.name.endswith(PENDING):
+                    durable.discard(content.temporary)
+
+
+def _require_openable(model: durable.Staged, meta: durable.Staged) -> None:
+    """Read back what is about to be committed; a step that cannot be opened must not hide an older one that can.
+
+    Raises:
+        CheckpointError: what load_model would say of it.
+    """
+    try:
+        with safe_load.open_tensors(model.temporary) as file:
+            recognise(read_meta(meta.temporary), read_weights(file), file, None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{location(model.target)}: not saved, it could not be opened again ({error})") from None
 
 
 def _own_storage(model_data: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
@@ -101,6 +123,11 @@ def _own_storage(model_data: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.T
 
     seen: set[int] = set()
     own = {}
+    if not isinstance(model_data, Mapping) or not all(
+        isinstance(name, str) and isinstance(weight, torch.Tensor) and weight.layout == torch.strided
+        for name, weight in model_data.items()
+    ):
+        raise CheckpointError("model_data must be a state dict, names to dense tensors; give model.state_dict()")
     for name, weight in model_data.items():
         storage = weight.untyped_storage()
         shared = storage.data_ptr() in seen or storage.nbytes() != weight.nbytes
@@ -143,15 +170,14 @@ def _stage_tokenizer(folder: Path, tokenizer: "Tokenizer") -> list[durable.Stage
 
 
 def _lab_facts(
-    staged: list[durable.Staged], others: dict[Path, str], tokenizer: "Tokenizer | None", config: "GPTConfig | None"
+    staged: list[durable.Staged], tokenizer: "Tokenizer | None", config: "GPTConfig | None"
 ) -> dict[str, Any]:
-    """What meta says under "lab" beside what the trainer put there; `others`: other ranks' files and digests."""
+    """What meta says under "lab" beside what the trainer put there."""
     files = {
         content.target.name: {"bytes": content.size, "sha256": content.sha256}
         for content in staged
         if content.target.name != JSON_NAME
     }
-    files |= {path.name: {"bytes": path.stat().st_size, "sha256": digest} for path, digest in others.items()}
     facts: dict[str, Any] = {"layout": LAB_VERSION, "version": __version__, "files": files}
     if tokenizer is not None:
         facts["tokenizer"] = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.get_vocab_size()}
@@ -160,19 +186,13 @@ def _lab_facts(
     return facts
 
 
-def _other_ranks(folder: Path, step: int) -> dict[Path, str]:
-    """Optimizer files that other ranks have just saved for this step, with their digests."""
-    digests = {path: read_digest_file(path) for path in optimizer_files(folder, step)}
-    return {path: digest for path, digest in digests.items() if digest is not None}
-
-
 def _save_other_rank(folder: Path, step: int, optimizer_data: Any, rank: int) -> None:
-    """A rank other than 0 saves its share of the optimizer, with the digest in a small file for rank 0 to commit."""
+    """A rank above 0 leaves its share of the optimizer, and the digest, under pending names for rank 0 to commit."""
     if optimizer_data is None:
         return
     durable.make_folder(folder)
     durable.require_free_space(folder, _size(optimizer_data))
-    target = folder / optimizer_name(step, rank)
+    target = folder / (optimizer_name(step, rank) + PENDING)
     content = _stage_tensors(target, optimizer_data)
     try:
         digest = durable.stage_bytes(digest_file(target), content.sha256.encode())
@@ -183,16 +203,21 @@ def _save_other_rank(folder: Path, step: int, optimizer_data: Any, rank: int) ->
     durable.sync_folder(folder)
 
 
-def _withdraw(folder: Path, step: int, keep: Collection[Path]) -> None:
-    """Take back the commit of a step that is about to be replaced: new weights must not pass as the old ones.
+def _pending(folder: Path, step: int, rank: int) -> durable.Staged:
+    """What a rank above 0 has left for this step."""
+    target = folder / optimizer_name(step, rank)
+    pending = folder / (target.name + PENDING)
+    digest = read_digest_file(pending)
+    if digest is None:
+        raise CheckpointError(f"{location(pending)}: rank {rank} has not saved this step; let it save before rank 0")
+    return durable.Staged(target, pending, pending.stat().st_size, digest)
 
-    Optimizer state of the old weights goes too; `keep` names the files that other ranks have just saved.
-    """
+
+def _withdraw(folder: Path, step: int) -> None:
+    """Take back the commit of a step that is about to be replaced: neither its weights nor its optimizer may stay."""
     durable.discard(folder / meta_name(step))
     for path in optimizer_files(folder, step):
-        if path not in keep:
-            durable.discard(path)
-            durable.discard(digest_file(path))
+        durable.discard(path)
     durable.sync_folder(folder)
 
 

@@ -51,7 +51,10 @@ class Decoder:
         self.head = model.lm_head.weight[: config.vocab_size].t()
         device, dtype, D = self.wte.device, self.wte.dtype, config.head_dim
         # gain / sqrt(x + eps) is 1 / sqrt(x / gain^2 + eps / gain^2)
-        self._epsilon = {gain: torch.tensor(EPSILON / gain**2, device=device) for gain in (1.0, config.qk_gain)}
+        wide = torch.promote_types(dtype, torch.float32)
+        self._epsilon = {
+            gain: torch.tensor(EPSILON / gain**2, device=device, dtype=wide) for gain in (1.0, config.qk_gain)
+        }
         # y1 = x1 cos + x2 sin, y2 = x2 cos - x1 sin: what each channel keeps of itself and takes from its partner
         self._keep = torch.eye(D, device=device, dtype=dtype)
         self._swap = torch.cat((-self._keep[:, D // 2 :], self._keep[:, : D // 2]), dim=1).t()
@@ -108,8 +111,8 @@ class Decoder:
 
     def _inverse_rms(self, x: Tensor, channels: int, gain: float) -> Tensor:
         """gain / sqrt(mean(x^2) + EPSILON) over the last dimension, in as few calls as PyTorch has for it."""
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         epsilon, share = self._epsilon[gain], 1 / (channels * gain * gain)
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=epsilon.dtype)
         return torch.addcmul(epsilon, size, size, value=share).rsqrt_()
 
     def _rotation(self, cos: Tensor, sin: Tensor) -> Tensor:
@@ -122,12 +125,9 @@ def _layer_weights(model: GPT, layer: int) -> _Layer:
     """Collect one layer's tensors."""
     config, block = model.config, model.blocks[layer]
     attn, mlp, dtype = block.attn, block.mlp, model.wte.weight.dtype
-    qkv = attn.c_qkv
-    if qkv is None:
-        qkv = torch.cat([part.weight.detach().t() for part in (attn.c_q, attn.c_k, attn.c_v)], dim=1)
     gate = attn.ve_gate  # there exactly where the layer has a value embedding
     return _Layer(
-        qkv=qkv,
+        qkv=_side_by_side([attn.c_q.weight.detach(), attn.c_k.weight.detach(), attn.c_v.weight.detach()]),
         proj=attn.c_proj.weight.detach().t(),
         fc=mlp.c_fc.weight.detach().t(),
         out=mlp.c_proj.weight.detach().t(),
@@ -138,3 +138,19 @@ def _layer_weights(model: GPT, layer: int) -> _Layer:
         value=model.value_embed(layer).weight.detach() if gate is not None else None,
         gate=gate.weight.detach().t() if gate is not None else None,
     )
+
+
+def _side_by_side(weights: list[Tensor]) -> Tensor:
+    """Weights (out, in) as one matrix (in, sum of out): a view where they lie so already, else a copy.
+
+    `GPT.lay_out_for_inference` lays them so; the memory is asked and not a flag, because loading, copying or replacing
+    a parameter moves it.
+    """
+    first, offset = weights[0], weights[0].storage_offset()
+    columns = sum(weight.size(0) for weight in weights)
+    for weight in weights:
+        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() and weight.dtype == first.dtype
+        if not same or weight.stride() != (1, columns) or weight.storage_offset() != offset:
+            return torch.cat([weight.t() for weight in weights], dim=1)
+        offset += weight.size(0)
+    return first.as_strided((first.size(1), columns), (columns, 1), first.storage_offset())

@@ -146,7 +146,8 @@ def sync_folder(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files of writers that were killed. Only for the holder of the folder's lock."""
     for stale in folder.glob(f".*{_TEMPORARY}"):
-        discard(stale)
+        if stale.is_file():
+            discard(stale)
 
 
 def require_free_space(folder: Path, size: int) -> None:

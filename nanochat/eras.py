@@ -84,13 +84,9 @@ def _model_config(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recorded(basics: dict[str, Any], architecture: Any) -> GPTConfig:
-    """The config of a checkpoint that we wrote."""
-    known = {field.name: field.type for field in fields(GPTConfig)} if isinstance(architecture, Mapping) else {}
-    plain = all(
-        key in known and key not in UPSTREAM_KEYS and (value is None or isinstance(value, bool | int | float))
-        for key, value in (architecture.items() if known else [("", "")])
-    )
-    if not plain:
+    """The config of a checkpoint that we wrote: every field that model_config cannot hold, and no other."""
+    expected = {field.name for field in fields(GPTConfig)} - set(UPSTREAM_KEYS)
+    if not isinstance(architecture, Mapping) or set(architecture) != expected:
         raise EraError(
             "lab.architecture in meta is not one this version wrote; upgrade nanochat lab, or take another step"
         )

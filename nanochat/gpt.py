@@ -53,7 +53,6 @@ class CausalSelfAttention(nn.Module):
         self.c_v = nn.Linear(C, G * D, bias=False)
         self.c_proj = nn.Linear(C, C, bias=False)
         self.ve_gate = nn.Linear(config.gate_channels, G, bias=False) if layer in config.value_layers else None
-        self.c_qkv: Tensor | None = None  # (C, (H + 2 G) D), where `lay_out_for_inference` has run
 
     def forward(
         self, x: Tensor, value: Tensor | None, rope: tuple[Tensor, Tensor], cache: KVCache | None, trace: Trace | None
@@ -66,7 +65,7 @@ class CausalSelfAttention(nn.Module):
                 self.ve_gate(x[..., : self.config.gate_channels])
             )  # (B, T, G)
             v = torch.addcmul(v, gate.unsqueeze(-1), value.view(B, T, G, D))
-        q, k = kernels.qk_prep(q, k, *rope, self.config.qk_gain)
+        q, k = (t.to(v.dtype) for t in kernels.qk_prep(q, k, *rope, self.config.qk_gain))  # autocast leaves v narrower
 
         if cache is not None:  # a prompt, or a later part of one: its queries are the last T of the keys
             keys, values = cache.write(self.layer, k, v)  # (B, capacity, G, D)
@@ -260,6 +259,7 @@ class GPT(nn.Module):
             self.backout_lambda.fill_(0.2)
         if config.bigram:
             nn.init.zeros_(self.bigram_embed.embed.weight)
+            self.bigram_lambdas.zero_()
 
     def num_scaling_params(self) -> dict[str, int]:
         """Parameters by what they are for; `total` is all of them. The names are nanochat's."""
@@ -286,14 +286,16 @@ class GPT(nn.Module):
 
         Matrices lie (in, out) in memory, which on a CPU saves a fifth of a decoding step's multiplications, and each
         layer's query, key and value weights side by side, which decode.py multiplies as one. The parameters become
-        views of that, so nothing is stored twice. Not for training: an optimizer would work on strided memory.
+        views of that, so nothing is stored twice; a state dict taken from here holds plain copies. Not for training:
+        an optimizer would work on strided memory.
         """
         for block in self.blocks:
             attn, mlp = block.attn, block.mlp
-            attn.c_qkv = _lay_out([attn.c_q, attn.c_k, attn.c_v])
+            _lay_out([attn.c_q, attn.c_k, attn.c_v])
             for layer in (attn.c_proj, mlp.c_fc, mlp.c_proj):
                 _lay_out([layer])
         _lay_out([self.lm_head])
+        self.register_state_dict_post_hook(_plain_copies)
         return self.eval().requires_grad_(False)
 
     def _smear(self, x: Tensor, cache: KVCache | None) -> Tensor:
@@ -319,16 +321,26 @@ def parameter_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def build(config: GPTConfig, tensors: dict[str, Tensor], device: torch.device | str = "cpu") -> GPT:
-    """A model in evaluation mode around these tensors, whose names and shapes the caller has checked."""
+    """A model in evaluation mode around these tensors, whose names and shapes the caller has checked.
+
+    It takes the tensors over: embeddings and scales are used as they are, matrices are laid out anew.
+    """
     with torch.device("meta"):
         model = GPT(config)
-    model.load_state_dict(tensors, strict=True, assign=True)
+    # A plain dict, because with assign=True torch leaves a mark on a state dict that makes later loads share memory.
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
     return model.to(device).lay_out_for_inference()
 
 
-def _lay_out(layers: list[nn.Linear]) -> Tensor:
-    """The weights of layers that read the same input as one matrix (in, out); each parameter becomes a view of it."""
+def _lay_out(layers: list[nn.Linear]) -> None:
+    """Put the weights of layers that read the same input into one matrix (in, out); each becomes a view of it."""
     matrix = torch.cat([layer.weight.detach().t() for layer in layers], dim=1)
     for layer, columns in zip(layers, matrix.split([layer.out_features for layer in layers], dim=1), strict=True):
         layer.weight.data = columns.t()
-    return matrix
+
+
+def _plain_copies(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """Make a state dict as torch.save should see it: every weight contiguous in memory of its own."""
+    for name, weight in state.items():
+        if not weight.is_contiguous():
+            state[name] = weight.contiguous()

@@ -66,6 +66,21 @@ class GPTConfig:
         pattern = self.window_pattern
         if pattern is not None and (not isinstance(pattern, str) or not pattern or set(pattern.upper()) - set("SL")):
             raise ConfigError(f"window_pattern is {pattern!r:.40}; it must be letters S (short) and L (long)")
+        self._check_components()
+
+    def _check_components(self) -> None:
+        """The fields that nanochat's own model_config does not have; they too may come from a file."""
+        for name, least in (("vocab_multiple", 1), ("gate_channels", 1), ("smear_channels", 1), ("short_window", 0)):
+            value = getattr(self, name)
+            if (name, value) != ("short_window", None) and (type(value) is not int or not least <= value <= 2**24):
+                raise ConfigError(f"{name} is {value!r:.40}; it must be a whole number from {least} to {2**24:,}")
+        for name in ("rope_base", "qk_gain", "softcap", "gate_scale"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise ConfigError(f"{name} is {value!r:.40}; it must be a number above 0")
+        for name in ("rope_bfloat16", "residual_lambdas", "value_embeds", "smear", "backout", "bigram"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} is {getattr(self, name)!r:.40}; it must be true or false")
         reads = (self.value_embeds and self.gate_channels, self.smear and self.smear_channels)
         if self.n_embd < max(reads):
             raise ConfigError(f"n_embd is {self.n_embd}, but a gate reads {max(reads)} channels; use a wider model")

@@ -111,6 +111,14 @@ def kernels_problem() -> str | None:
     )
 
 
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with a leading ~ as the home folder; where there is no such home, the path as it stands."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _from_environment(variable: str, default_name: str) -> Path:
     value = os.environ.get(variable)
-    return Path(value).expanduser().absolute() if value else Path.home() / ".cache" / default_name
+    return expand(value).absolute() if value else Path.home() / ".cache" / default_name

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-from nanochat import conversation
+from nanochat import conversation, paths
 from nanochat import tokenizer_backends as backends
 from nanochat import tokenizer_files as files
 from nanochat.tokenizer_backends import Training
@@ -212,7 +212,7 @@ class Tokenizer:
         A different tokenizer that is already there stays, unless `overwrite`: without it, the checkpoints that were
         trained with it are worth nothing. Raises TokenizerError.
         """
-        folder = Path(folder).expanduser()
+        folder = paths.expand(folder)
         occupied = [name for name in (files.JSON_NAME, files.PICKLE_NAME) if os.path.lexists(folder / name)]
         if occupied and not overwrite and not self._is_in(folder):
             raise TokenizerError(
@@ -248,7 +248,7 @@ def load_tokenizer(folder: str | os.PathLike[str], trust_pattern: bool = False) 
 
     A split pattern other than nanochat's is refused unless `trust_pattern`: it would be run over every text.
     """
-    vocabulary, notes = files.read_vocabulary(Path(folder).expanduser(), trust_pattern)
+    vocabulary, notes = files.read_vocabulary(paths.expand(folder), trust_pattern)
     return Tokenizer(vocabulary, notes=notes)
 
 

@@ -18,6 +18,7 @@ from nanochat.checkpoint_files import optimizer_name
 from nanochat.checkpoint_manager import (
     CheckpointError,
     directory_lock,
+    find_last_step,
     find_runs,
     load_checkpoint,
     load_model,
@@ -48,7 +49,9 @@ def test_ranks_save_their_share_and_rank_0_commits(tmp_path: Path) -> None:
     config = tiny_config()
     with directory_lock(folder):
         for rank in (1, 2, 0):
-            save_checkpoint(folder, 5, tiny_weights(config), tiny_optimizer(rank), meta_of(config, 5), rank)
+            save_checkpoint(
+                folder, 5, tiny_weights(config), tiny_optimizer(rank), meta_of(config, 5), rank, world_size=3
+            )
             assert (folder / "meta_000005.json").exists() == (rank == 0)
     for rank in range(3):
         assert same(load_checkpoint(folder, 5, "cpu", True, rank)[1], tiny_optimizer(rank))
@@ -251,13 +254,54 @@ def test_a_step_saved_again_keeps_no_optimizer_state_of_the_old_weights(tmp_path
     def save(ranks: list[int], optimizer: bool) -> set[str]:
         for rank in ranks:
             state = tiny_optimizer(rank) if optimizer else None
-            save_checkpoint(folder, 5, tiny_weights(config), state, meta_of(config, 5), rank)
+            save_checkpoint(folder, 5, tiny_weights(config), state, meta_of(config, 5), rank, world_size=len(ranks))
         assert verify(folder, 5, full=True).ok
         return {name for name in names(folder) if name.startswith("optim")}
 
     assert save([2, 1, 0], True) == {optimizer_name(5, rank) for rank in range(3)}  # and no digest is left beside them
     assert save([1, 0], True) == {optimizer_name(5, rank) for rank in range(2)}
+    save_checkpoint(folder, 5, {}, tiny_optimizer(1), {}, 1)  # a rank of a job that died before its rank 0 saved
+    assert verify(folder, 5, full=True).ok
+    assert save([0], True) == {optimizer_name(5)}
     assert save([0], False) == set()
+    with pytest.raises(CheckpointError, match="rank 1 has not saved this step"):
+        save([0, 1], True)
+    assert verify(folder, 5, full=True).ok
+
+
+@pytest.mark.parametrize(
+    ("weights", "meta", "words"),
+    [
+        ({}, {}, "no state dict"),
+        ({"a": torch.ones(2)}, {}, "can't be a model of 2 layers"),
+        ({f"a{i}": torch.ones(2) for i in range(9)}, {}, "weights are missing"),
+        ({"a": 1}, {}, "model_data must be a state dict"),
+        ([], {}, "model_data must be a state dict"),
+        ({"a": torch.eye(2).to_sparse()}, {}, "dense"),
+        (None, {"lab": None}, "must be dicts"),
+        (None, {"history": [0.5] * 300_000}, "may take"),
+        (None, {"lab": {"architecture": {"smear": False}}}, "architecture"),
+    ],
+)
+def test_what_could_not_be_opened_is_not_committed(tmp_path: Path, weights: Any, meta: dict, words: str) -> None:
+    folder = save_ours(tmp_path / "base_checkpoints" / "d2", step=10)
+    config = tiny_config()
+    given = tiny_weights(config) if weights is None else weights
+    with pytest.raises(CheckpointError, match=words):
+        save_checkpoint(folder, 20, given, None, {**meta_of(config, 20, lab=False), **meta})
+    assert find_last_step(folder) == 10
+    assert not [name for name in names(folder) if "20" in name]
+
+
+def test_a_damaged_or_missing_tokenizer_is_found_by_verify(tmp_path: Path) -> None:
+    folder = save_ours(tmp_path / "base_checkpoints" / "d2")
+    path = folder / "tokenizer.json"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], make_tokenizer(1).to_json().encode(), None):
+        path.unlink() if content is None else path.write_bytes(content)
+        assert not verify(folder, 10).ok
+    path.write_bytes(whole)
+    assert verify(folder, 10, full=True).ok
 
 
 def test_a_run_that_its_owner_called_lab_is_still_nanochats(tmp_path: Path) -> None:

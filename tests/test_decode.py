@@ -1,5 +1,9 @@
 """The straight line of decode.py is the forward pass of gpt.py, for any mixture of components."""
 
+import copy
+import pickle
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,3 +71,53 @@ def test_a_model_in_bfloat16_runs_and_stays_near_float32() -> None:
         step = Decoder(model).step(ids[:, -1], cache)
         assert step.dtype == torch.float32
         assert (step - whole[:, -1]).abs().max() < 0.8
+
+
+def moved(model: GPT, how: str) -> GPT:
+    """The model after something that gives its parameters other memory, changed a little where that is the point."""
+    if how == "deepcopy":
+        model = copy.deepcopy(model)
+    elif how == "pickle":
+        model = pickle.loads(pickle.dumps(model))
+    elif how == "assign":
+        model.load_state_dict(dict(random_weights(model.config, 99)), assign=True)
+    elif how == "data":
+        for block in model.blocks:
+            block.attn.c_k.weight.data = block.attn.c_k.weight.data + 0.3
+    elif how == "bfloat16":
+        model.bfloat16()
+    elif how == "float64":
+        model.double()
+    if how in ("deepcopy", "pickle"):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05)
+    return model
+
+
+@pytest.mark.parametrize("how", ["nothing", "deepcopy", "pickle", "assign", "data", "bfloat16", "float64"])
+def test_decoding_uses_the_weights_of_now(how: str) -> None:
+    config = GPTConfig(sequence_len=64, vocab_size=50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32)
+    model = moved(build(config, random_weights(config, 4)), how)
+    ids = torch.arange(10)[None]
+    dtype = model.wte.weight.dtype
+    cache = KVCache(2, 1, 1, 16, dtype=dtype, device="cpu")
+    with torch.inference_mode():
+        model.hidden(ids[:, :-1], cache)
+        step = Decoder(model).step(ids[:, -1], cache)
+        assert torch.allclose(step, model(ids)[:, -1], atol=0.3 if dtype == torch.bfloat16 else 1e-4)
+
+
+def test_tiny_activations_are_normed_with_upstreams_epsilon() -> None:
+    """Where x is as small as the epsilon, its place in the formula matters, and so does the gain's."""
+    config = GPTConfig(sequence_len=64, vocab_size=50, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, smear=False)
+    weights = random_weights(config, 5)
+    for name in weights:
+        if "c_q" in name or "c_k" in name or "wte" in name:
+            weights[name] = weights[name] * 2e-4
+    model = build(config, weights)
+    ids = torch.arange(10)[None]
+    cache = new_cache(config)
+    with torch.inference_mode():
+        model.hidden(ids[:, :-1], cache)
+        assert torch.allclose(Decoder(model).step(ids[:, -1], cache), model(ids)[:, -1], atol=1e-4)

@@ -15,6 +15,7 @@ from tests.variants import VARIANTS
 CONFIG, _ = VARIANTS["2026_01_value_embeds"]
 META = {"model_config": CONFIG.upstream()}
 SHAPES = parameter_shapes(CONFIG)
+FULL = architecture_to_dict(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,30 @@ def test_what_we_write_needs_no_inference() -> None:
 def test_a_damaged_architecture_is_refused(architecture: object) -> None:
     with pytest.raises(EraError, match=r"lab\.architecture"):
         infer_era({**META, "lab": {"architecture": architecture}}, SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(name, value) for name in ("vocab_multiple", "gate_channels", "smear_channels") for value in (0, -3, 1.5, None)]
+    + [("short_window", value) for value in (-1, 1.5, True)]
+    + [(name, value) for name in ("rope_base", "qk_gain", "softcap", "gate_scale") for value in (0, -1, None, "1")]
+    + [("softcap", float("nan")), ("rope_base", float("inf"))]
+    + [(name, value) for name in ("smear", "bigram", "rope_bfloat16") for value in (None, 5, 0.0, "true")],
+)
+def test_every_recorded_field_is_checked(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=field):
+        infer_era({**META, "lab": {"architecture": {**FULL, field: value}}}, SHAPES)
+
+
+def test_a_lower_case_pattern_means_the_same() -> None:
+    config = VARIANTS["2026_03_smear"][0]
+    assert replace(config, window_pattern="sssl").windows == replace(config, window_pattern="SSSL").windows
+
+
+def test_softcap_20_moves_the_rotary_table_only_where_that_week_is_possible() -> None:
+    config = VARIANTS["2026_01_windows"][0]
+    era = infer_era({"model_config": config.upstream()}, parameter_shapes(config), softcap=20)
+    assert (era.config.softcap, era.config.rope_bfloat16) == (20.0, True)
 
 
 @pytest.mark.parametrize(

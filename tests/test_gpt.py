@@ -92,15 +92,67 @@ def test_the_trace_of_a_cached_token_covers_every_key() -> None:
 
 def test_the_layout_for_inference_keeps_the_state_dict_and_the_memory() -> None:
     weights = random_weights(TINY, 6)
-    model = build(TINY, weights)
+    model = build(TINY, dict(weights))
     assert list(model.state_dict()) == list(weights)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(value.is_contiguous() for value in model.state_dict().values())
     attn = model.blocks[0].attn
-    assert attn.c_k.weight.untyped_storage().data_ptr() == attn.c_qkv.untyped_storage().data_ptr()
+    assert attn.c_k.weight.untyped_storage().data_ptr() == attn.c_q.weight.untyped_storage().data_ptr()
     plain = GPT(TINY)
     plain.load_state_dict(weights)
     with torch.no_grad():
         assert torch.allclose(plain(torch.arange(9)[None]), model(torch.arange(9)[None]), atol=1e-5)
+
+
+def test_building_leaves_the_callers_state_dict_as_it_was() -> None:
+    """torch marks a state dict that was loaded by assignment, and later loads of it would share memory."""
+    model = GPT(TINY)
+    state = model.state_dict()
+    build(TINY, state)
+    other = GPT(TINY)
+    other.load_state_dict(state)
+    assert other.lm_head.weight.data_ptr() != model.lm_head.weight.data_ptr()
+
+
+def test_it_runs_under_autocast_and_in_float64() -> None:
+    weights = random_weights(TINY, 11)
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        exact = build(TINY, {name: weight.double() for name, weight in weights.items()})(ids)
+        assert (build(TINY, dict(weights))(ids) - exact).abs().max() < 1e-4
+    model = GPT(TINY)
+    model.load_state_dict(weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    assert torch.isfinite(model.blocks[0].attn.c_q.weight.grad).all()
+
+
+def test_the_rotary_table_follows_the_models_format() -> None:
+    model = build(TINY, random_weights(TINY, 12))
+    model(torch.arange(4)[None])
+    model.bfloat16()
+    assert model.rope(4, torch.device("cpu"))[0].dtype == torch.bfloat16
+
+
+def test_starting_weights_are_nanochats() -> None:
+    model = GPT(GPTConfig(sequence_len=64, vocab_size=1000, n_layer=5, n_head=4, n_kv_head=4, n_embd=256, bigram=True))
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.fill_(7.0)
+    model.init_weights()
+    block = model.blocks[0]
+    assert block.attn.c_q.weight.var().item() == pytest.approx(1 / 256, rel=0.05)
+    assert block.attn.c_q.weight.abs().max().item() <= (3 / 256) ** 0.5
+    assert block.mlp.c_fc.weight.std().item() == pytest.approx(0.4 / 16, rel=0.05)
+    assert block.attn.c_proj.weight.abs().max() == block.mlp.c_proj.weight.abs().max() == 0
+    assert model.wte.weight.std().item() == pytest.approx(0.8, rel=0.05)
+    assert model.lm_head.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert model.resid_lambdas.tolist() == pytest.approx([1.15, 1.125, 1.1, 1.075, 1.05])
+    assert model.x0_lambdas.tolist() == pytest.approx([0.2, 0.1625, 0.125, 0.0875, 0.05])
+    assert (model.smear_lambda.item(), model.backout_lambda.item()) == (0.0, pytest.approx(0.2))
+    assert model.bigram_embed.embed.weight.abs().max() == model.bigram_lambdas.abs().max() == 0
+    assert 0 <= model.smear_gate.weight.min() <= model.smear_gate.weight.max() <= 0.02
 
 
 def test_a_new_model_begins_as_the_identity_at_a_loss_of_ln_v() -> None:

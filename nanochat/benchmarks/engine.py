@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat.decode import Decoder
 from nanochat.engine import Engine
 from nanochat.gpt import GPT, GPTConfig, norm
 
@@ -137,11 +138,10 @@ def candidates(config: GPTConfig, rows: int, count: int, temperature: float) -> 
 
 def _gemms(model: GPT, rows: int, count: int) -> Callable[[], object]:
     """Only the matrix products of `count` steps."""
-    weights = [model.lm_head.weight.t()]  # (in, out), as the engine has them
-    for block in model.blocks:
-        assert block.attn.c_qkv is not None
-        weights.append(block.attn.c_qkv)
-        weights += [layer.weight.t() for layer in (block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+    decoder = Decoder(model)
+    weights = [decoder.head]
+    for layer in decoder.layers:
+        weights += [layer.qkv, layer.proj, layer.fc, layer.out]
     inputs = [torch.randn(rows, w.size(0)) for w in weights]
 
     @torch.inference_mode()
