@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,21 +23,17 @@ from torch import Tensor
 
 import kernels
 from nanochat.decode import Decoder
+from nanochat.generation import EngineError, Request, check_request
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
+from nanochat.safe_load import available_memory
 from nanochat.tool_use import ToolUse, run_python
 
 if TYPE_CHECKING:  # the benchmark runs this file on machines that have torch and nothing else
     from nanochat.tokenizer import Tokenizer
 
-ROW_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: seeds of the rows of one batch lie far apart
-ROPE_REACH = 10  # upstream computes rotary angles up to ten contexts; so far a text may run
 
 Setting = float | int | Sequence[float] | None  # one for all rows, or one per row
-
-
-class EngineError(ValueError):
-    """A prompt or a setting that cannot be run, or a model that gives no numbers: one sentence."""
 
 
 @dataclass
@@ -46,6 +41,7 @@ class _Row:
     """What the engine remembers of one row between steps."""
 
     tools: ToolUse
+    left: int  # tokens it may still take
     forced: deque[int] = field(default_factory=deque)  # tokens that come next whatever the model says
     done: bool = False
 
@@ -84,27 +80,14 @@ class Engine:
         """Stream columns: (a token per row, 1 where the model chose it and 0 where a tool forced it).
 
         tokens: one prompt, continued `num_samples` times, or a list of prompts, one row each. A row ends with
-        <|assistant_end|> or <|bos|>, which is its last token; after that its entries are None. max_tokens counts
-        columns (None: up to the end of the context). Settings are one number, or one per row. Row i of one seed draws
-        from seed + i * ROW_STRIDE, so row 0 says what it would say alone.
+        <|assistant_end|> or <|bos|>, which is its last token; after that its entries are None. max_tokens: the most
+        that a row takes (None: up to the end of its context). Settings are one number, or one per row. Row i of one
+        seed draws from seed + i * ROW_STRIDE, so row 0 says what it would say alone.
         Raises EngineError or KernelInputError, naming the setting, before the first column; a model whose logits are
         not numbers raises EngineError when it comes to them.
         """
-        prompts = self._prompts(tokens, num_samples)
-        limit = self._limit(prompts, max_tokens)
-        rows = len(prompts) if len(prompts) > 1 else num_samples
-        settings = {
-            name: self._per_row(name, value, rows)
-            for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p), ("min_p", min_p))
-        }
-        if isinstance(seed, int):
-            seeds = [seed + row * ROW_STRIDE for row in range(rows)]
-        else:
-            seeds = [int(value) for value in self._per_row_list("seed", seed, rows)]
-        logits, cache = self._prefill(prompts, rows)
-        draw = _Draw(settings, torch.tensor([_signed(value) for value in seeds], device=logits.device))
-        first = draw(logits, 0)  # a setting that is out of range is refused here, before anything is streamed
-        return self._stream(first, cache, draw, limit, Decoder(self.model))
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        return self._start(check_request(self.model.config, tokens, num_samples, max_tokens, seed, settings))
 
     def generate_batch(
         self,
@@ -118,24 +101,44 @@ class Engine:
         seed: int | Sequence[int] = 42,
     ) -> tuple[list[list[int]], list[list[int]]]:
         """`generate`, collected: (prompt and reply of each row without its end, masks with 0 for prompt and tools)."""
-        columns = self.generate(tokens, num_samples, max_tokens, temperature, top_k, top_p, min_p, seed)
-        prompts = self._prompts(tokens, num_samples)
-        results = [list(prompt) for prompt in (prompts if len(prompts) > 1 else prompts * num_samples)]
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        request = check_request(self.model.config, tokens, num_samples, max_tokens, seed, settings)
+        results = [list(prompt) for prompt in (request.prompts * (request.rows // len(request.prompts)))]
         masks = [[0] * len(row) for row in results]
-        for token_column, mask_column in columns:
+        for token_column, mask_column in self._start(request):
             for row, (token, mask) in enumerate(zip(token_column, mask_column, strict=True)):
                 if token is not None and token not in self.ends:
                     results[row].append(token)
                     masks[row].append(mask)
         return results, masks
 
+    def _start(self, request: Request) -> Iterator[tuple[list[int | None], list[int]]]:
+        """Run the prompts and the first draw now, so that what cannot be run is said before anything is streamed."""
+        self._require_memory(request)
+        logits, cache = self._prefill(request.prompts, request.rows)
+        draw = _Draw.of(request, logits.device)
+        return self._stream(draw(logits, 0), cache, draw, request.limits, Decoder(self.model))
+
+    def _require_memory(self, request: Request) -> None:
+        """Refuse more rows than a CPU has memory for, with the figures; a GPU says so itself, at once."""
+        config, weight = self.model.config, self.model.lm_head.weight
+        length = max(map(len, request.prompts)) + max(request.limits)
+        a_token = 2 * config.n_layer * config.n_kv_head * config.head_dim * weight.element_size()
+        need = request.rows * (length * a_token + 16 * config.vocab_size)
+        free = available_memory() if weight.device.type == "cpu" else None
+        if free is not None and need > free:
+            raise EngineError(
+                f"{request.rows:,} rows of up to {length:,} tokens need {need / 1e9:,.1f} GB and {free / 1e9:,.1f} GB "
+                "are free; write fewer rows at once, or fewer tokens"
+            )
+
     def _stream(
-        self, sampled: list[int], cache: KVCache, draw: "_Draw", limit: int, decoder: Decoder
+        self, sampled: list[int], cache: KVCache, draw: "_Draw", limits: list[int], decoder: Decoder
     ) -> Iterator[tuple[list[int | None], list[int]]]:
         """One column per step. `active` names the rows that the cache still holds, in the cache's order."""
-        rows = [_Row(ToolUse(self.tokenizer, self._python)) for _ in cache.lengths]
+        rows = [_Row(ToolUse(self.tokenizer, self._python), limit) for limit in limits]
         active = list(range(len(rows)))
-        for step in range(limit):
+        for step in range(max(limits)):
             column: list[int | None] = [None] * len(rows)
             mask = [0] * len(rows)
             following = []
@@ -150,11 +153,12 @@ class Engine:
                     token = row.forced.popleft() if row.forced else token
                     column[place] = token
                     row.forced.extend(row.tools.push(token))
-                    row.done = token in self.ends
+                    row.left -= 1
+                    row.done = token in self.ends or row.left == 0
                 following.append(max(token, 0))
             yield column, mask
             alive = [i for i, place in enumerate(active) if not rows[place].done]
-            if not alive or step + 1 == limit:
+            if not alive:
                 return
             if 2 * len(alive) <= len(active):  # half the rows have ended: stop computing them
                 cache = cache.select(alive)
@@ -179,61 +183,6 @@ class Engine:
             return torch.cat(logits), KVCache.join(caches)
         return (logits[0], caches[0]) if rows == 1 else (logits[0].expand(rows, -1), caches[0].select([0] * rows))
 
-    def _prompts(self, tokens: Any, num_samples: int) -> list[list[int]]:
-        """The prompts as lists, checked. Token ids may be any whole numbers, numpy's and torch's too."""
-        several = len(tokens) > 0 and isinstance(tokens[0], Sequence)
-        try:
-            prompts = [[index(token) for token in prompt] for prompt in (tokens if several else [tokens])]
-        except TypeError:
-            raise EngineError(
-                "the prompt is not a list of token ids; encode its text first: tokenizer.encode"
-            ) from None
-        context, vocabulary = self.model.config.sequence_len, self.model.config.vocab_size
-        if num_samples < 1 or (several and num_samples != 1):
-            raise EngineError(f"num_samples is {num_samples}; give at least 1, and exactly 1 with several prompts")
-        for prompt in prompts:
-            if not prompt:
-                raise EngineError(
-                    "the prompt is empty; begin with the token <|bos|>, as in encode(text, prepend='<|bos|>')"
-                )
-            if len(prompt) > context:
-                raise EngineError(
-                    f"the prompt has {len(prompt):,} tokens and the model's context holds {context:,}; shorten it by "
-                    f"{len(prompt) - context:,}"
-                )
-            wrong = next((token for token in prompt if not 0 <= token < vocabulary), None)
-            if wrong is not None:
-                raise EngineError(
-                    f"token {wrong} is not in the vocabulary of {vocabulary:,}; encode with the model's tokenizer"
-                )
-        return prompts
-
-    def _limit(self, prompts: list[list[int]], max_tokens: int | None) -> int:
-        """How many columns at most."""
-        context, longest = self.model.config.sequence_len, max(len(prompt) for prompt in prompts)
-        if max_tokens is None:
-            return max(context - longest, 1)
-        if not 0 <= max_tokens <= ROPE_REACH * context - longest:
-            raise EngineError(
-                f"max_tokens is {max_tokens:,}; with this prompt give 0 to {ROPE_REACH * context - longest:,} "
-                f"({ROPE_REACH} contexts of {context:,} tokens)"
-            )
-        return max_tokens
-
-    def _per_row(self, name: str, value: Setting, rows: int) -> float | int | Tensor | None:
-        """A setting as the sampler takes it; in a tensor as precise as a Python number, so that rows stay equal."""
-        if value is None or isinstance(value, int | float):
-            return value
-        device = self.model.lm_head.weight.device
-        real = torch.float32 if device.type == "mps" else torch.float64
-        dtype = torch.int64 if name == "top_k" else real
-        return torch.tensor(self._per_row_list(name, value, rows), device=device, dtype=dtype)
-
-    def _per_row_list(self, name: str, values: Sequence[float], rows: int) -> list[float]:
-        if isinstance(values, str) or len(values) != rows:
-            raise EngineError(f"{name} is {values!r:.60} for {rows} rows; give one number, or one for each row")
-        return list(values)
-
 
 @dataclass(frozen=True)
 class _Draw:
@@ -241,6 +190,18 @@ class _Draw:
 
     settings: dict[str, Any]  # temperature, top_k, top_p, min_p: a number, a tensor (B,), or None
     seeds: Tensor  # (B,)
+
+    @staticmethod
+    def of(request: Request, device: torch.device) -> "_Draw":
+        """Lists become tensors as precise as Python's numbers, so that a row draws the same alone and in a batch."""
+        real = torch.float32 if device.type == "mps" else torch.float64
+        settings = {
+            name: torch.tensor(value, device=device, dtype=torch.int64 if name == "top_k" else real)
+            if isinstance(value, list)
+            else value
+            for name, value in request.settings.items()
+        }
+        return _Draw(settings, torch.tensor([_signed(seed) for seed in request.seeds], device=device))
 
     def __call__(self, logits: Tensor, step: int) -> list[int]:
         return kernels.sample(logits, **self.settings, seed=self.seeds, step=step).token.tolist()

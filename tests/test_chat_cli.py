@@ -133,7 +133,6 @@ def test_a_base_model_continues_plain_text(
         (["-g", "d9"], "no sft run 'd9'; the sft runs there: d2"),
         (["-i", "rl"], "the runs there: base d2, sft d2"),
         (["-g", "d1"], "the sft runs there: d2"),
-        (["-p", " "], "empty"),
         (["-s", "6"], "complete steps: 5"),
         (["-p", "x", "-t", "-1"], "temperature"),
         (["-p", "x", "--top-p", "0"], "top_p"),
@@ -152,6 +151,15 @@ def test_what_cannot_be_done_is_one_sentence(
     last = err.strip().splitlines()[-1]
     assert last.startswith("chat_cli: ")
     assert words in last
+
+
+def test_an_empty_prompt_is_refused_before_anything_is_loaded(
+    base_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(base_dir, "-p", " ")
+    assert caught.value.code == 2
+    assert "the prompt is empty" in capsys.readouterr().err
 
 
 def test_a_bug_is_not_dressed_up_as_advice(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

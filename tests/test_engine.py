@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.benchmarks.engine import SHAPES, NoTokenizer, plain_loop, random_model
-from nanochat.engine import Engine, EngineError, TextStream
+from nanochat.engine import Engine, EngineError, TextStream, _Draw
+from nanochat.generation import check_request
 from nanochat.gpt import GPT, build
 from nanochat.gpt_config import GPTConfig
+from nanochat.kv_cache import KVCache
 from nanochat.tokenizer import Tokenizer, train_tokenizer
 from tests.variants import random_weights
 
@@ -63,6 +65,67 @@ def test_a_row_says_what_it_says_alone(engine: Engine) -> None:
     assert rows == lone
     assert [len(mask) for mask in masks] == [len(row) for row in rows]
     assert all(mask[: len(prompt)] == [0] * len(prompt) for mask, prompt in zip(masks, prompts, strict=True))
+
+
+def test_rows_that_end_early_leave_the_others_what_they_were(tokenizer: Tokenizer) -> None:
+    """Ragged rows, some of which end: the cache is then cut down to those that go on, bigram and smear included."""
+    config = GPTConfig(
+        sequence_len=64, vocab_size=300, n_layer=2, n_head=2, n_kv_head=1, n_embd=32, bigram=True, window_pattern="SL"
+    )
+    weights = random_weights(config, 3)
+    engine = Engine(build(config, weights), tokenizer)
+    prompts = [[9], [5, 6, 7, 8], [11] * 40, [12, 13], [14] * 9, [15, 16, 17]]
+    seeds = list(range(6))
+    lone = [
+        alone(engine, prompt, max_tokens=30, temperature=1.5, seed=seed)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    # The tokens that rows 0, 1, 3 and 4 say fifth or so become ends, so that they stop there and rows 2 and 5 go on.
+    engine.ends = frozenset(lone[row][len(prompts[row]) + 4] for row in (0, 1, 3, 4)) - set(lone[2] + lone[5])
+    ended = [
+        alone(engine, prompt, max_tokens=30, temperature=1.5, seed=seed)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    assert len({len(row) - len(prompt) for row, prompt in zip(ended, prompts, strict=True)}) > 1
+    sizes = []
+    real = KVCache.select
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVCache, "select", lambda self, rows: sizes.append(len(rows)) or real(self, rows))
+        assert engine.generate_batch(prompts, max_tokens=30, temperature=1.5, seed=seeds)[0] == ended
+    assert sizes  # half of the rows had ended, so the others were computed without them
+    assert min(sizes) < 6
+    many, _ = engine.generate_batch(prompts[1], 5, max_tokens=30, temperature=1.5, seed=1)
+    assert many[0] == ended[1]
+
+
+def test_settings_in_lists_are_as_precise_as_single_numbers(engine: Engine) -> None:
+    """0.1 in float32 is another number, and moves a threshold."""
+    for top_p in (0.1, 0.3, 0.7, 0.9):
+        one = engine.generate_batch([5, 6], 1, max_tokens=30, temperature=0.7, top_p=top_p, min_p=0.001)
+        assert one == engine.generate_batch([5, 6], 1, max_tokens=30, temperature=[0.7], top_p=[top_p], min_p=[0.001])
+    request = check_request(
+        engine.model.config, [5], 1, 1, [1], dict.fromkeys(("top_k", "top_p", "min_p"), None) | {"temperature": [0.1]}
+    )
+    assert _Draw.of(request, torch.device("cpu")).settings["temperature"].item() == 0.1
+
+
+def test_all_64_bits_of_a_seed_count(engine: Engine) -> None:
+    low, high = (alone(engine, [5], max_tokens=30, temperature=1.0, seed=seed) for seed in (5, 2**63 + 5))
+    assert low != high
+
+
+def test_without_max_tokens_each_row_has_its_own_context(engine: Engine) -> None:
+    rows, _ = engine.generate_batch([[5], [6] * 60], temperature=0)
+    assert rows == [alone(engine, [5], temperature=0), alone(engine, [6] * 60, temperature=0)]
+
+
+def test_rows_that_no_memory_holds_are_refused_with_the_figure(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EngineError, match="65,536"):
+        engine.generate([5], num_samples=10**9, max_tokens=1)
+    monkeypatch.setattr("nanochat.engine.available_memory", lambda: 10**6)
+    with pytest.raises(EngineError, match=r"500 rows of up to 21 tokens need 0\.0 GB and 0\.0 GB are free"):
+        engine.generate([5], num_samples=500, max_tokens=20)
+    assert alone(engine, [5], max_tokens=20, temperature=0)
 
 
 def test_rows_of_one_seed_differ_and_the_first_is_the_lone_one(engine: Engine) -> None:
@@ -183,6 +246,16 @@ def test_only_the_last_position_goes_through_the_head_in_prefill(
         ({"tokens": [[5], [6]], "temperature": [1.0]}, "temperature"),
         ({"tokens": [[5], [6]], "temperature": [1.0, -1.0]}, "temperature"),
         ({"tokens": [[5], [6]], "seed": [1, 2, 3]}, "seed"),
+        ({"tokens": None}, "token ids"),
+        ({"tokens": {5: 6}}, "token ids"),
+        ({"tokens": [5], "max_tokens": 2.0}, "max_tokens"),
+        ({"tokens": [5], "max_tokens": "5"}, "max_tokens"),
+        ({"tokens": [5], "num_samples": 2.5}, "num_samples"),
+        ({"tokens": [5], "seed": None}, "seed"),
+        ({"tokens": [5], "seed": [1.5]}, "seed"),
+        ({"tokens": [5], "top_k": [2.5]}, "top_k"),
+        ({"tokens": [5], "top_k": [None]}, "top_k"),
+        ({"tokens": [5], "temperature": "hot"}, "temperature"),
     ],
 )
 def test_bad_input_is_one_sentence_before_the_first_token(engine: Engine, arguments: dict, word: str) -> None:
@@ -197,6 +270,11 @@ def test_ids_may_come_from_numpy_and_torch(engine: Engine) -> None:
     assert alone(engine, np.array([5, 6]), max_tokens=5, temperature=0) == expected
     assert alone(engine, torch.tensor([5, 6]), max_tokens=5, temperature=0) == expected
     assert engine.generate_batch([(5, 6)], max_tokens=5, temperature=[0])[0] == [expected]
+    numbers = {"temperature": np.float32(0), "top_k": np.int64(3), "seed": np.int64(1), "max_tokens": np.int64(5)}
+    assert engine.generate_batch([5, 6], **numbers)[0] == [expected]
+    assert engine.generate_batch([5, 6], max_tokens=5, temperature=torch.tensor([0.0]), seed=torch.tensor(1))[0] == [
+        expected
+    ]
 
 
 def test_max_tokens_of_zero_streams_nothing(engine: Engine) -> None:

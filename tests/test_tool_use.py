@@ -10,7 +10,7 @@ from nanochat.engine import Engine
 from nanochat.gpt import GPTConfig
 from nanochat.kv_cache import KVCache
 from nanochat.tokenizer import Tokenizer, load_tokenizer
-from nanochat.tool_use import OUTPUT_CHARACTERS, Inside, ToolUse
+from nanochat.tool_use import OUTPUT_CHARACTERS, Inside, ToolUse, run_python
 from tests.support import fixture_dirs, needs_fixtures
 
 
@@ -100,7 +100,7 @@ def test_python_is_asked_only_where_the_calculator_has_no_answer(tokenizer: Toke
     assert tokenizer.decode(forced[1:-1]) == "x" * OUTPUT_CHARACTERS
 
 
-def test_an_end_without_a_beginning_and_a_call_inside_output_do_nothing(tokenizer: Tokenizer) -> None:
+def test_an_end_without_a_beginning_does_nothing(tokenizer: Tokenizer) -> None:
     special = tokenizer.encode_special
     tools = ToolUse(tokenizer)
     assert tools.push(special("<|python_end|>")) == []
@@ -112,6 +112,26 @@ def test_a_second_beginning_starts_the_expression_over(tokenizer: Tokenizer) -> 
     tools = ToolUse(tokenizer)
     push_all(tools, [*call(tokenizer, "9+")[:-1], *call(tokenizer, "1+1")])
     assert (tools.expression, tools.result) == ("1+1", "2")
+
+
+@pytest.mark.parametrize(
+    ("code", "answer"),
+    [
+        ("print(1 + 1)", "2"),
+        ("print('a\\n')", "a"),
+        ("x = 1", ""),
+        ("1/0", "ZeroDivisionError"),
+        ("print('x'); 1/0", "Zero"),
+    ],
+)
+def test_what_the_python_tool_answers(code: str, answer: str) -> None:
+    """What was printed; or why it failed, and then nothing of what was printed before."""
+    from nanochat.execution import sandbox_status
+
+    if not sandbox_status().available:
+        pytest.skip(f"Python cannot be contained here: {sandbox_status().reason}")
+    said = run_python(code)
+    assert said == answer if "/0" not in code else answer in said and "x\n" not in said
 
 
 def test_text_that_looks_like_a_special_token_calls_nothing(tokenizer: Tokenizer) -> None:

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 REPLY_TOKENS = 256  # nanochat's own limit on a reply
 
 
-class PromptError(ValueError):
-    """There is nothing to answer: one sentence."""
-
-
 def parser() -> argparse.ArgumentParser:
     """Every flag, each with its help."""
     p = argparse.ArgumentParser(
@@ -68,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Load a model, answer one prompt or hold a conversation."""
     args = parser().parse_args(argv)
     if args.prompt is not None and not args.prompt.strip():
-        raise PromptError("the prompt is empty; write something after -p, or leave it out for a conversation")
+        parser().error("the prompt is empty; write something after -p, or leave it out for a conversation")
     loaded, engine = _load(args)
     if args.prompt is not None:
         _reply(args, engine, _turn(args, engine, [], args.prompt))
