@@ -107,7 +107,8 @@ class Decoder:
 
     def _norm(self, x: Tensor) -> Tensor:
         """gpt.norm."""
-        return (x * self._inverse_rms(x, self.config.n_embd, 1.0)).to(x.dtype)
+        y = x * self._inverse_rms(x, self.config.n_embd, 1.0)
+        return y if y.dtype is x.dtype else y.to(x.dtype)
 
     def _inverse_rms(self, x: Tensor, channels: int, gain: float) -> Tensor:
         """gain / sqrt(mean(x^2) + EPSILON) over the last dimension, in as few calls as PyTorch has for it."""
