@@ -2,6 +2,7 @@
 
 import functools
 import json
+import multiprocessing
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 from nanochat.tokenizer_files import Vocabulary
 from tests.archive_support import assert_one_line, bounded, saved_bytes
 
+FORK = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds importing torch
 CANARY = "canary"  # what a payload would make beside the file, if it ran
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def make_tokenizer(first: int = 0) -> Tokenizer:

@@ -1,7 +1,6 @@
 """Saving, finding and opening checkpoints: parity with real runs, nanochat's format, durability, ties."""
 
 import json
-import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tests.archive_support import assert_one_line, flip, same
 from tests.checkpoint_support import (
     make_tokenizer,
     meta_of,
+    names,
     save_like_nanochat,
     save_ours,
     tiny_config,
@@ -34,13 +34,6 @@ from tests.checkpoint_support import (
     tiny_weights,
 )
 from tests.support import FIXTURES, fixture_dirs, needs_fixtures
-
-FORK = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds importing torch
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
 
 # ---- real runs ----
 

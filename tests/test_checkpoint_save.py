@@ -1,7 +1,6 @@
 """Writing checkpoints: one writer at a time, nothing half done, whatever fails."""
 
 import json
-import multiprocessing
 import resource
 import shutil
 import signal
@@ -28,20 +27,16 @@ from nanochat.checkpoint_manager import (
 from nanochat.tokenizer import load_tokenizer
 from tests.archive_support import assert_one_line, flip, same
 from tests.checkpoint_support import (
+    FORK,
     make_tokenizer,
     meta_of,
+    names,
     save_like_nanochat,
     save_ours,
     tiny_config,
     tiny_optimizer,
     tiny_weights,
 )
-
-FORK = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds importing torch
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_ranks_save_their_share_and_rank_0_commits(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_a_fresh_machine_gets_the_next_step():
     assert "NANOCHAT_BASE_DIR=/path/to/nanochat streamlit run Home.py" in words
     assert str(paths.workspace()) in words
     assert str(paths.nanochat_base_dir()) in words
-    assert words.count("Not there yet.") == 2
+    assert words.count("Not there yet.") == 1
+    assert "NANOCHAT_BASE_DIR names it" in words
     assert len(page.dataframe) == 0
     assert not page.error
     assert not paths.workspace().exists(), "looking at Home must not create anything"
@@ -200,6 +201,8 @@ def _report(**changes) -> RootReport:
 def test_disk_sentences():
     assert disk_sentence(_report(exists=False)) == "Not there yet. It takes no disk space."
     assert disk_sentence(_report(disk=DiskUse(2_600_000_000, 12_345, False))) == "At least 2.6 GB in 12,345 files."
+    theirs = replace(_report(exists=False), root=Root("nanochat", Path("/nowhere"), False, "NANOCHAT_BASE_DIR"))
+    assert "NANOCHAT_BASE_DIR names it" in disk_sentence(theirs)  # set for every test, so a typo and not a fresh start
     assert chat_command(_report()) is None
     assert run_rows(_report()) == []
     assert removal_command(Path("/tmp/a b"), windows=False) == "rm -r '/tmp/a b'"

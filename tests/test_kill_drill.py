@@ -3,7 +3,6 @@
 python -m pytest tests/test_kill_drill.py -m prove      # 50 kills, part of `make prove`
 """
 
-import multiprocessing
 import os
 import random
 import signal
@@ -16,9 +15,8 @@ import torch
 
 from nanochat.checkpoint_manager import find_runs, load_checkpoint, save_checkpoint, verify
 from nanochat.gpt import GPTConfig, parameter_shapes
-from tests.checkpoint_support import meta_of
+from tests.checkpoint_support import FORK, meta_of
 
-FORK = multiprocessing.get_context("fork")  # a fresh interpreter would spend seconds importing torch
 # 20 MB of weights and 20 MB of optimizer state a step.
 CONFIG = GPTConfig(sequence_len=256, vocab_size=4096, n_layer=4, n_head=4, n_kv_head=4, n_embd=256)
 ROTATION = 3  # steps 0, 1 and 2 are replaced in turn, so that a kill also meets the replacing of a committed step

@@ -22,13 +22,9 @@ from nanochat.tokenizer import (
     train_tokenizer,
 )
 from tests.support import FIXTURES, fixture_dirs, needs_fixtures
+from tests.tokenizer_support import CORPUS
 
 RECORDED = [folder for folder in fixture_dirs() if (folder / "expected" / "tokenizer.json").exists()]
-CORPUS = [
-    "the cat sat on the mat\n\nthe user asked: 12345?\n",
-    "    deep    blanks\tand\ttabs  ",
-    "café 你好 🌍 it's",
-] * 5
 TOKENIZER = train_tokenizer(CORPUS, 320)
 
 

@@ -10,12 +10,8 @@ from hypothesis import strategies as st
 from nanochat import tokenizer_backends as backends
 from nanochat import tokenizer_files as files
 from nanochat.tokenizer import SPLIT_PATTERN, Tokenizer, TokenizerError, train_tokenizer
+from tests.tokenizer_support import CORPUS
 
-CORPUS = [
-    "the cat sat on the mat\n\nthe user asked: 12345?\n",
-    "    deep    blanks\tand\ttabs  ",
-    "café 你好 🌍 it's",
-] * 5
 TOKENIZER = train_tokenizer(CORPUS, 320)
 
 

@@ -9,6 +9,11 @@ import pytest
 
 from nanochat.tokenizer import TokenizerError, load_tokenizer, train_tokenizer
 
+CORPUS = [  # letters, blanks, digits, bytes beyond ASCII
+    "the cat sat on the mat\n\nthe user asked: 12345?\n",
+    "    deep    blanks\tand\ttabs  ",
+    "café 你好 🌍 it's",
+] * 5
 TOKENIZER = train_tokenizer(["hug pug hugs a bug, and 12 more"] * 2, 275)
 PICKLE = pickle.dumps(TOKENIZER._encoding, protocol=4)
 JSON = TOKENIZER.to_json()

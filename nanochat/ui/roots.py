@@ -37,6 +37,8 @@ def disk_sentence(report: RootReport) -> str:
     """How full the root is, in words."""
     if report.problem is not None:
         return f"This folder cannot be opened: {report.problem}."
+    if not report.exists and not report.root.ours and os.environ.get(report.root.variable):
+        return f"This folder does not exist: {report.root.variable} names it, so check how it is written."
     if not report.exists:
         return "Not there yet. It takes no disk space."
     at_least = "" if report.disk.complete else "At least "
