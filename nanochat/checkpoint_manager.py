@@ -212,32 +212,39 @@ def verify(folder: str | Path, step: int, full: bool = False) -> Verification:
     ]
     if full:
         level += ", SHA-256 of every byte" if digests else ", CRC-32 of every part (no digest was recorded)"
+    vocab_size: int | None = None
     for path in present:
         try:
             with safe_load.open_tensors(path) as file:
                 digest = _digest(file, digests)
                 if path.name == model_name(step):
-                    recognise(meta, read_weights(file), file, None)
+                    vocab_size = recognise(meta, read_weights(file), file, None).config.vocab_size
                 if full:
                     file.check(digest)
         except CheckpointError as error:
             problems.append(str(error))
     try:
-        _check_tokenizer_beside(folder, meta)
+        _check_tokenizer_beside(folder, meta, vocab_size)
     except (CheckpointError, TokenizerError) as error:
         problems.append(str(error))
     return Verification(not problems, tuple(problems), level)
 
 
-def _check_tokenizer_beside(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Where a tokenizer was saved with the run, it must be there and be that one."""
+def _check_tokenizer_beside(folder: Path, meta: Mapping[str, Any], vocab_size: int | None) -> None:
+    """Where a tokenizer was saved with the run, it must be there and be that one; any that is there must fit."""
     recorded = meta.get("lab", {}).get("tokenizer")
-    if isinstance(recorded, dict):
-        path = folder / JSON_NAME
-        if not os.path.lexists(path):
+    path = folder / JSON_NAME
+    if not os.path.lexists(path):
+        if isinstance(recorded, dict):
             raise CheckpointError(f"{location(path)}: saved with this run and gone; restore it from a copy")
-        if read_vocabulary(path)[0].fingerprint != recorded.get("fingerprint"):
-            raise CheckpointError(f"{location(path)}: not the tokenizer that was saved; restore it from a copy")
+        return
+    vocabulary = read_vocabulary(path)[0]
+    if isinstance(recorded, dict) and vocabulary.fingerprint != recorded.get("fingerprint"):
+        raise CheckpointError(f"{location(path)}: not the tokenizer that was saved; restore it from a copy")
+    if vocab_size is not None and vocabulary.size != vocab_size:
+        raise CheckpointError(
+            f"{location(path)}: {vocabulary.size:,} tokens for a model of {vocab_size:,}; it belongs to another run"
+        )
 
 
 def _digest(file: safe_load.TensorFile, digests: Mapping[str, tuple[int, str]]) -> str | None:

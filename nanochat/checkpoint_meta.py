@@ -20,6 +20,7 @@ LAB_VERSION = 1  # of the layout of `lab`
 
 _DIGEST = re.compile(rb'"meta_sha256": "([0-9a-f]{64})"')
 _NO_DIGEST = "0" * 64
+_OF_ONE_SAVE = ("files", "layout", "version", "tokenizer", "meta_sha256")
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -76,7 +77,9 @@ def encode_meta(meta: Mapping[str, Any], lab: Mapping[str, Any]) -> bytes:
     """
     if not isinstance(meta, Mapping) or not isinstance(meta.get("lab", {}), Mapping):
         raise CheckpointError('meta_data and its "lab" must be dicts; give at least {"model_config": {...}}')
-    whole = {**meta, "lab": {**meta.get("lab", {}), **lab, "meta_sha256": _NO_DIGEST}}
+    # Of a meta that was loaded and is saved again, what described its files does not hold any more.
+    kept = {key: value for key, value in meta.get("lab", {}).items() if key not in _OF_ONE_SAVE}
+    whole = {**meta, "lab": {**kept, **lab, "meta_sha256": _NO_DIGEST}}
     _check_model_config("meta_data", whole)
     try:
         text = json.dumps(whole, indent=2).encode()

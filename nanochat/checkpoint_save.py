@@ -26,7 +26,7 @@ from nanochat.checkpoint_meta import LAB_VERSION, encode_meta, read_meta
 from nanochat.checkpoint_runs import list_steps
 from nanochat.checkpoint_weights import read_weights, recognise
 from nanochat.eras import architecture_to_dict
-from nanochat.tokenizer_files import JSON_NAME
+from nanochat.tokenizer_files import JSON_NAME, TokenizerError, read_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def save_checkpoint(
                 folder / meta_name(step), encode_meta(meta_data, _lab_facts(staged, tokenizer, config))
             )
             staged.append(meta)
-            _require_openable(staged[-2], meta)
+            _require_openable(staged[-2], meta, tokenizer, config)
             _withdraw(folder, step)
             for content in staged[:-1]:
                 durable.publish(content)
@@ -104,17 +104,34 @@ def save_checkpoint(
                     durable.discard(content.temporary)
 
 
-def _require_openable(model: durable.Staged, meta: durable.Staged) -> None:
+def _require_openable(
+    model: durable.Staged, meta: durable.Staged, tokenizer: "Tokenizer | None", config: "GPTConfig | None"
+) -> None:
     """Read back what is about to be committed; a step that cannot be opened must not hide an older one that can.
 
     Raises:
-        CheckpointError: what load_model would say of it.
+        CheckpointError: what load_model would say of it, or that it would open as another model.
     """
     try:
         with safe_load.open_tensors(model.temporary) as file:
-            recognise(read_meta(meta.temporary), read_weights(file), file, None)
-    except CheckpointError as error:
-        raise CheckpointError(f"{location(model.target)}: not saved, it could not be opened again ({error})") from None
+            era = recognise(read_meta(meta.temporary), read_weights(file), file, None)
+        beside = model.target.parent / JSON_NAME
+        vocabulary = tokenizer.vocabulary if tokenizer is not None else None
+        if vocabulary is None and beside.is_file():
+            vocabulary = read_vocabulary(beside)[0]
+    except (CheckpointError, TokenizerError) as error:
+        why = str(error).replace(str(model.temporary), model.target.name)
+        raise CheckpointError(f"{location(model.target)}: not saved, it could not be opened again ({why})") from None
+    if config is not None and era.config != config:
+        raise CheckpointError(
+            f"{location(model.target)}: not saved, because meta_data's model_config is not that of `config`; give "
+            "config.upstream() there"
+        )
+    if vocabulary is not None and vocabulary.size != era.config.vocab_size:
+        raise CheckpointError(
+            f"{location(model.target)}: not saved, because the tokenizer has {vocabulary.size:,} tokens and the model "
+            f"{era.config.vocab_size:,}; give the one that it is trained with"
+        )
 
 
 def _own_storage(model_data: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
@@ -195,6 +212,8 @@ def _save_other_rank(folder: Path, step: int, optimizer_data: Any, rank: int) ->
     target = folder / (optimizer_name(step, rank) + PENDING)
     content = _stage_tensors(target, optimizer_data)
     try:
+        durable.discard(digest_file(target))  # a digest must never stand beside other bytes than its own
+        durable.sync_folder(folder)
         digest = durable.stage_bytes(digest_file(target), content.sha256.encode())
         durable.publish(content)
         durable.publish(digest)
@@ -208,7 +227,9 @@ def _pending(folder: Path, step: int, rank: int) -> durable.Staged:
     target = folder / optimizer_name(step, rank)
     pending = folder / (target.name + PENDING)
     digest = read_digest_file(pending)
-    if digest is None:
+    if digest is not None and not pending.exists() and target.exists():
+        durable.publish(durable.Staged(pending, target, 0, ""))  # an earlier commit was cut short behind this file
+    if digest is None or not pending.exists():
         raise CheckpointError(f"{location(pending)}: rank {rank} has not saved this step; let it save before rank 0")
     return durable.Staged(target, pending, pending.stat().st_size, digest)
 

@@ -47,7 +47,8 @@ def choose_device(requested: str = "auto") -> DeviceChoice:
     Raises:
         DeviceError: the name is unknown, or the device named is not usable here.
     """
-    match = re.fullmatch(r"(auto|cpu|mps|cuda)(?::(\d{1,3}))?", requested.strip().lower())
+    name = re.sub(r"^(cpu|mps):0$", r"\1", requested.strip().lower())  # torch writes these two so
+    match = re.fullmatch(r"(auto|cpu|mps|cuda)(?::(\d{1,3}))?", name)
     if match is None or (match[2] is not None and match[1] != "cuda"):
         raise DeviceError(f"device {requested!r} is unknown: take auto, cpu, mps, cuda or cuda:N")
     kind, index = match[1], match[2]

@@ -54,8 +54,8 @@ def infer_era(
         era = _recognise(basics, shapes, saved)
     if softcap is None:
         return era
-    if not 0 < softcap < float("inf"):
-        raise EraError(f"softcap is {softcap}; give a positive number, 15 or 20 in nanochat's life")
+    if not isinstance(softcap, int | float) or not 1e-6 <= softcap <= 1e9:
+        raise EraError(f"softcap is {softcap!r:.40}; give a positive number, 15 or 20 in nanochat's life")
     return _overrule(era, float(softcap))
 
 
@@ -75,6 +75,11 @@ def _model_config(meta: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         raise EraError(f"model_config lacks {', '.join(missing)}; every nanochat writes these, so the file is damaged")
     unknown = sorted(str(key)[:40] for key in config if key not in UPSTREAM_KEYS)
+    if unknown and set(unknown) <= {field.name for field in fields(GPTConfig)}:
+        raise EraError(
+            f"model_config has {unknown[0]!r}, which nanochat's own does not; write config.upstream() there and give "
+            "config to save_checkpoint"
+        )
     if unknown:
         raise EraError(
             f"model_config has {', '.join(unknown[:5])!r}, which no nanochat wrote: "

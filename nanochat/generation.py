@@ -14,7 +14,14 @@ from nanochat.gpt_config import GPTConfig
 ROPE_REACH = 10  # upstream computes rotary angles up to ten contexts; so far a text may run
 ROW_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: seeds of the rows of one batch lie far apart
 MAX_ROWS = 65_536  # side by side; whether they fit into memory is judged with the model's own figures
-SETTINGS: dict[str, Callable[[Any], float]] = {"temperature": float, "top_k": index, "top_p": float, "min_p": float}
+
+
+def _count(value: Any) -> int:
+    """A whole number that 64 bits hold; more candidates than that is all of them."""
+    return min(index(value), 2**63 - 1)
+
+
+SETTINGS: dict[str, Callable[[Any], float]] = {"temperature": float, "top_k": _count, "top_p": float, "min_p": float}
 
 
 class EngineError(ValueError):
@@ -57,9 +64,13 @@ def check_request(
 
 def _prompts(config: GPTConfig, tokens: Any) -> list[list[int]]:
     try:
+        tokens = _plain(tokens)
+        if not isinstance(tokens, Sequence):
+            raise TypeError
+        tokens = [_plain(part) for part in tokens]
         several = len(tokens) > 0 and isinstance(tokens[0], Sequence)
         prompts = [[index(token) for token in prompt] for prompt in (tokens if several else [tokens])]
-    except (TypeError, KeyError):
+    except TypeError:
         raise EngineError("the prompt is not a list of token ids; encode its text first: tokenizer.encode") from None
     context, vocabulary = config.sequence_len, config.vocab_size
     for prompt in prompts:
@@ -78,6 +89,11 @@ def _prompts(config: GPTConfig, tokens: Any) -> list[list[int]]:
                 f"token {wrong} is not in the vocabulary of {vocabulary:,}; encode with the model's tokenizer"
             )
     return prompts
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tensors as lists; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _limits(context: int, lengths: list[int], max_tokens: Any) -> list[int]:
@@ -101,13 +117,14 @@ def _whole(name: str, value: Any) -> int:
 
 def _per_row(name: str, value: Any, rows: int, kind: Callable[[Any], Any]) -> Any:
     """A setting as one number for all rows or a list of one each; lists and arrays of another length are refused."""
-    several = not isinstance(value, str) and hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
+    plain = _plain(value)
     try:
-        if not several:
-            return kind(value)
-        if len(value) == rows:
-            return [kind(one) for one in value]
-    except (TypeError, ValueError):
+        if isinstance(plain, list | tuple):
+            if len(plain) == rows:
+                return [kind(one) for one in plain if not isinstance(one, str)]
+        elif not isinstance(plain, str):
+            return kind(plain)
+    except (TypeError, ValueError, OverflowError):
         pass
-    word = "whole number" if kind is index else "number"
+    word = "number" if kind is float else "whole number"
     raise EngineError(f"{name} is {value!r:.60} for {rows} rows; give one {word}, or a list of one for each row")

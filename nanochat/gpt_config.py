@@ -76,8 +76,8 @@ class GPTConfig:
                 raise ConfigError(f"{name} is {value!r:.40}; it must be a whole number from {least} to {2**24:,}")
         for name in ("rope_base", "qk_gain", "softcap", "gate_scale"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < float("inf"):
-                raise ConfigError(f"{name} is {value!r:.40}; it must be a number above 0")
+            if type(value) not in (int, float) or not 1e-6 <= value <= 1e9:
+                raise ConfigError(f"{name} is {value!r:.40}; it must be a number from 1e-6 to 1e9")
         for name in ("rope_bfloat16", "residual_lambdas", "value_embeds", "smear", "backout", "bigram"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"{name} is {getattr(self, name)!r:.40}; it must be true or false")

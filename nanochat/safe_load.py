@@ -156,7 +156,8 @@ def map_tensors(tree: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(tree, dict):
         return {key: map_tensors(value, change) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(map_tensors(value, change) for value in tree)
+        changed = [map_tensors(value, change) for value in tree]
+        return changed if isinstance(tree, list) else tuple(changed)
     if isinstance(tree, TensorSpec) or hasattr(tree, "untyped_storage"):
         return change(tree)
     return tree

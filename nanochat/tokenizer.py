@@ -149,7 +149,7 @@ class Tokenizer:
 
     def get_vocab_size(self) -> int:
         """Number of ids, specials included. A model may pad its own vocabulary beyond this."""
-        return len(self.vocabulary.tokens) + len(self.vocabulary.special_tokens)
+        return self.vocabulary.size
 
     def get_bos_token_id(self) -> int:
         """The id of <|bos|>, which begins every document."""

@@ -69,6 +69,11 @@ class Vocabulary:
         _check_special_tokens(self.special_tokens, len(self.tokens))
 
     @property
+    def size(self) -> int:
+        """Number of ids, specials included."""
+        return len(self.tokens) + len(self.special_tokens)
+
+    @property
     def ranks(self) -> dict[bytes, int]:
         """token -> rank, as tiktoken wants it."""
         return {token: rank for rank, token in enumerate(self.tokens)}

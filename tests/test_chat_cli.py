@@ -1,6 +1,9 @@
 """chat_cli as a person runs it: what comes out where, and that a second turn continues the tokens of the first."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,3 +195,41 @@ def test_python_without_a_sandbox_needs_trust_and_says_so(
     assert "this test says so" in capsys.readouterr().err
     assert run(base_dir, "-p", "the cat", "--python", "--trust-model") == 0
     assert execution.UNCONTAINED_BANNER in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_a_reply_and_not_the_conversation(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the prompt is run: as if nothing had been asked. Between tokens: what was said stays."""
+    turns: list[list[int]] = []
+    real = Engine.generate
+
+    def generate(self: Engine, tokens: list[int], **settings: object) -> object:
+        turns.append(list(tokens))
+        if len(turns) == 2:
+            raise KeyboardInterrupt
+        columns = real(self, tokens, **settings)  # type: ignore[arg-type]
+        return stopped(columns) if len(turns) == 3 else columns
+
+    def stopped(columns: object) -> object:
+        yield next(columns)  # type: ignore[call-overload]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "generate", generate)
+    typed(monkeypatch, "the cat", "ran", "sat", "to")
+    assert run(base_dir) == 0
+    assert capsys.readouterr().out.count("[stopped]") == 2
+    assert turns[2][: len(turns[0])] == turns[0]
+    assert len(turns[2]) == len(turns[1])  # "ran" was asked of nobody, "sat" took its place
+    assert turns[3][: len(turns[2])] == turns[2]
+
+
+def test_output_that_the_terminal_cannot_show_is_replaced(base_dir: Path) -> None:
+    command = [sys.executable, "-m", "nanochat.scripts.chat_cli", "--base-dir", str(base_dir), "-t", "3", "-k", "0"]
+    done = subprocess.run(
+        [*command, "-p", "the cat", "--max-tokens", "60"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False, timeout=120,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert done.stdout.isascii()

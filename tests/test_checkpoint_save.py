@@ -19,11 +19,13 @@ from nanochat.checkpoint_manager import (
     directory_lock,
     find_last_step,
     find_runs,
+    list_steps,
     load_checkpoint,
     load_model,
     save_checkpoint,
     verify,
 )
+from nanochat.gpt_config import GPTConfig
 from nanochat.tokenizer import load_tokenizer
 from tests.archive_support import assert_one_line, flip, same
 from tests.checkpoint_support import (
@@ -286,6 +288,95 @@ def test_what_could_not_be_opened_is_not_committed(tmp_path: Path, weights: Any,
         save_checkpoint(folder, 20, given, None, {**meta_of(config, 20, lab=False), **meta})
     assert find_last_step(folder) == 10
     assert not [name for name in names(folder) if "20" in name]
+
+
+def test_a_step_that_would_open_as_another_model_is_not_committed(tmp_path: Path) -> None:
+    folder = save_ours(tmp_path / "base_checkpoints" / "d2", step=10)
+    wide = tiny_config(vocab_size=300)
+    heads = tiny_config(n_head=4, n_kv_head=4, value_embeds=False)
+    other = tiny_config(value_embeds=False)
+    cases: list[tuple[GPTConfig, dict[str, Any], dict[str, Any], str]] = [
+        (wide, meta_of(wide, 20, lab=False), {"tokenizer": make_tokenizer()}, "the tokenizer has 265"),
+        (wide, meta_of(wide, 20, lab=False), {}, "the tokenizer has 265"),  # the one that lies there
+        (heads, meta_of(other, 20, lab=False), {"config": heads}, "not that of `config`"),
+    ]
+    for config, meta, options, words in cases:
+        with pytest.raises(CheckpointError, match=words):
+            save_checkpoint(folder, 20, tiny_weights(config), None, meta, **options)
+        assert find_last_step(folder) == 10
+    (folder / "tokenizer.json").write_text(make_tokenizer(1).to_json())
+    assert not verify(folder, 10).ok
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_commit_of_two_ranks_that_is_cut_anywhere_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """At each renaming: the older step stays whole, and saving again gives the new one with the right optimizers."""
+    folder, config = tmp_path / "base_checkpoints" / "d2", tiny_config()
+
+    def save(step: int, seed: int) -> None:
+        for rank in (1, 0):
+            save_checkpoint(
+                folder, step, tiny_weights(config, seed), tiny_optimizer(10 * seed + rank), meta_of(config, step), rank,
+                world_size=2, tokenizer=make_tokenizer(),
+            )  # fmt: skip
+
+    save(10, 1)
+    save(20, 2)
+    real, calls = durable.publish, 0
+
+    def publish(staged: durable.Staged) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == cut:
+            raise KeyboardInterrupt
+        real(staged)
+
+    monkeypatch.setattr(durable, "publish", publish)
+    try:
+        save(20, 3)
+    except KeyboardInterrupt:
+        assert verify(folder, 10, full=True).ok
+    monkeypatch.setattr(durable, "publish", real)
+    if 20 in list_steps(folder)[0]:
+        assert verify(folder, 20, full=True).ok
+    save(20, 4)
+    assert verify(folder, 20, full=True).ok
+    assert same(load_checkpoint(folder, 20, "cpu", True, 1)[1], tiny_optimizer(41))
+    assert not [name for name in names(folder) if "pending" in name or "tmp" in name]
+
+
+def test_rank_0_alone_can_repeat_a_commit_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, config = tmp_path / "base_checkpoints" / "d2", tiny_config()
+
+    def save(rank: int) -> None:
+        state, meta = tiny_optimizer(rank), meta_of(config, 5)
+        save_checkpoint(folder, 5, tiny_weights(config), state, meta, rank, world_size=2)
+
+    save(1)
+    real = durable.publish
+
+    def publish(staged: durable.Staged) -> None:
+        if staged.target.name == "meta_000005.json":
+            raise KeyboardInterrupt
+        real(staged)
+
+    monkeypatch.setattr(durable, "publish", publish)
+    with pytest.raises(KeyboardInterrupt):
+        save(0)
+    monkeypatch.setattr(durable, "publish", real)
+    save(0)
+    assert verify(folder, 5, full=True).ok
+    assert same(load_checkpoint(folder, 5, "cpu", True, 1)[1], tiny_optimizer(1))
+
+
+def test_a_loaded_step_saved_elsewhere_promises_only_what_is_there(tmp_path: Path) -> None:
+    folder = save_ours(tmp_path / "base_checkpoints" / "d2")
+    weights, optimizer, meta = load_checkpoint(folder, 10, "cpu", True)
+    elsewhere = tmp_path / "elsewhere"
+    save_checkpoint(elsewhere, 10, weights, optimizer, meta)
+    assert verify(elsewhere, 10, full=True).ok
 
 
 def test_a_damaged_or_missing_tokenizer_is_found_by_verify(tmp_path: Path) -> None:

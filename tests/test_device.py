@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there_is_an_error_with_a_remedy(machine, requested
 
 
 @pytest.mark.parametrize(
-    "requested", ["", "gpu", "cuda:", "cuda:x", "cpu:0", "mps:0", "cuda:9999", "cuda:-1", "auto:0"]
+    "requested", ["", "gpu", "cuda:", "cuda:x", "cpu:1", "mps:1", "cuda:9999", "cuda:-1", "auto:0"]
 )
 def test_an_unknown_name_is_an_error(requested):
     with pytest.raises(DeviceError, match="unknown"):

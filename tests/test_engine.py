@@ -256,6 +256,8 @@ def test_only_the_last_position_goes_through_the_head_in_prefill(
         ({"tokens": [5], "top_k": [2.5]}, "top_k"),
         ({"tokens": [5], "top_k": [None]}, "top_k"),
         ({"tokens": [5], "temperature": "hot"}, "temperature"),
+        ({"tokens": [5], "temperature": 10**400}, "temperature"),
+        ({"tokens": [5], "temperature": {1.0}}, "temperature"),
     ],
 )
 def test_bad_input_is_one_sentence_before_the_first_token(engine: Engine, arguments: dict, word: str) -> None:
@@ -270,6 +272,10 @@ def test_ids_may_come_from_numpy_and_torch(engine: Engine) -> None:
     assert alone(engine, np.array([5, 6]), max_tokens=5, temperature=0) == expected
     assert alone(engine, torch.tensor([5, 6]), max_tokens=5, temperature=0) == expected
     assert engine.generate_batch([(5, 6)], max_tokens=5, temperature=[0])[0] == [expected]
+    rows = [[5], [6], [7]]
+    for several in (np.array(rows), torch.tensor(rows), [torch.tensor(row) for row in rows]):
+        assert engine.generate_batch(several, max_tokens=5)[0] == engine.generate_batch(rows, max_tokens=5)[0]
+    assert engine.generate_batch(rows, max_tokens=5, top_k=[2**70, 0, 5])[0]
     numbers = {"temperature": np.float32(0), "top_k": np.int64(3), "seed": np.int64(1), "max_tokens": np.int64(5)}
     assert engine.generate_batch([5, 6], **numbers)[0] == [expected]
     assert engine.generate_batch([5, 6], max_tokens=5, temperature=torch.tensor([0.0]), seed=torch.tensor(1))[0] == [

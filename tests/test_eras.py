@@ -97,7 +97,7 @@ def test_a_damaged_architecture_is_refused(architecture: object) -> None:
     [(name, value) for name in ("vocab_multiple", "gate_channels", "smear_channels") for value in (0, -3, 1.5, None)]
     + [("short_window", value) for value in (-1, 1.5, True)]
     + [(name, value) for name in ("rope_base", "qk_gain", "softcap", "gate_scale") for value in (0, -1, None, "1")]
-    + [("softcap", float("nan")), ("rope_base", float("inf"))]
+    + [("softcap", float("nan")), ("rope_base", float("inf")), ("qk_gain", 10**400), ("qk_gain", 5e-324)]
     + [(name, value) for name in ("smear", "bigram", "rope_bfloat16") for value in (None, 5, 0.0, "true")],
 )
 def test_every_recorded_field_is_checked(field: str, value: object) -> None:
@@ -123,6 +123,7 @@ def test_softcap_20_moves_the_rotary_table_only_where_that_week_is_possible() ->
         ({"model_config": [1]}, "model_config"),
         ({"model_config": {k: v for k, v in META["model_config"].items() if k != "n_head"}}, "n_head"),
         ({"model_config": {**META["model_config"], "moe_experts": 8}}, "moe_experts"),
+        ({"model_config": {**META["model_config"], "softcap": 15.0}}, "upstream"),
         ({"model_config": {**META["model_config"], "n_layer": "3"}}, "n_layer"),
         ({"model_config": {**META["model_config"], "sequence_len": None}}, "sequence_len"),
         ({"model_config": {**META["model_config"], "n_embd": 10**12}}, "n_embd"),

@@ -99,20 +99,20 @@ def _turn(args: argparse.Namespace, engine: Engine, conversation: list[int], tex
     return [*conversation, *bos, *said, tokenizer.encode_special("<|assistant_start|>")]
 
 
-def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int], name: str = "") -> list[int]:
+def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int], name: str = "") -> list[int] | None:
     """Stream one reply to standard output, behind the speaker's name; return the conversation with it.
 
-    Ctrl-C ends the reply, and what was said so far stays in the conversation.
+    Ctrl-C ends the reply, and what was said so far stays in the conversation; None if nothing was.
     """
     from nanochat.engine import TextStream
 
     names = ("temperature", "top_k", "top_p", "min_p", "seed")
     settings: dict[str, Any] = {setting: getattr(args, setting) for setting in names}
     room = max(engine.model.config.sequence_len - len(tokens), 1)
-    columns = engine.generate(tokens, max_tokens=min(args.max_tokens, room), **settings)
     stream, reply = TextStream(engine.tokenizer), []
-    print(name, end="", flush=True)
     try:
+        columns = engine.generate(tokens, max_tokens=min(args.max_tokens, room), **settings)
+        print(name, end="", flush=True)
         for (token,), _ in columns:
             if token is None or token in engine.ends:
                 break
@@ -122,6 +122,9 @@ def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int], name: st
         if args.prompt is not None:
             raise
         print(" [stopped]", end="")
+        if not reply:
+            print(flush=True)
+            return None
     print(stream.finish(), flush=True)
     if len(reply) == room:
         print(f"The model's context of {len(tokens) + room:,} tokens is full.", file=sys.stderr)
@@ -146,7 +149,8 @@ def _converse(args: argparse.Namespace, loaded: LoadedModel, engine: Engine) -> 
             print("A new conversation.")
         elif line:
             try:
-                conversation = _reply(args, engine, _turn(args, engine, conversation, line), "\nAssistant: ")
+                tokens = _turn(args, engine, conversation, line)
+                conversation = _reply(args, engine, tokens, "\nAssistant: ") or conversation
             except ValueError as error:
                 if not is_message(error):
                     raise
