@@ -19,7 +19,6 @@ from nanochat.checkpoint_manager import (
     directory_lock,
     find_last_step,
     find_runs,
-    list_steps,
     load_checkpoint,
     load_model,
     save_checkpoint,
@@ -27,7 +26,7 @@ from nanochat.checkpoint_manager import (
 )
 from nanochat.gpt_config import GPTConfig
 from nanochat.tokenizer import load_tokenizer
-from tests.archive_support import assert_one_line, flip, same
+from tests.archive_support import assert_one_line, same
 from tests.checkpoint_support import (
     FORK,
     make_tokenizer,
@@ -36,29 +35,8 @@ from tests.checkpoint_support import (
     save_like_nanochat,
     save_ours,
     tiny_config,
-    tiny_optimizer,
     tiny_weights,
 )
-
-
-def test_ranks_save_their_share_and_rank_0_commits(tmp_path: Path) -> None:
-    folder = tmp_path / "base_checkpoints" / "d2"
-    config = tiny_config()
-    with directory_lock(folder):
-        for rank in (1, 2, 0):
-            save_checkpoint(
-                folder, 5, tiny_weights(config), tiny_optimizer(rank), meta_of(config, 5), rank, world_size=3
-            )
-            assert (folder / "meta_000005.json").exists() == (rank == 0)
-    for rank in range(3):
-        assert same(load_checkpoint(folder, 5, "cpu", True, rank)[1], tiny_optimizer(rank))
-    files = load_checkpoint(folder, 5, "cpu")[2]["lab"]["files"]
-    assert sorted(files) == ["model_000005.pt", *(optimizer_name(5, rank) for rank in range(3))]
-    path = folder / optimizer_name(5, 2)
-    flip(path, path.stat().st_size // 2)
-    assert not verify(folder, 5, full=True).ok
-    with pytest.raises(CheckpointError, match="SHA-256"):
-        load_checkpoint(folder, 5, "cpu", True, 2)
 
 
 def test_a_second_writer_is_refused_at_once(tmp_path: Path) -> None:
@@ -244,28 +222,6 @@ def test_what_is_saved_reopens_as_what_it_was(tmp_path: Path) -> None:
         assert torch.equal(loaded.model(ids), model(ids))
 
 
-def test_a_step_saved_again_keeps_no_optimizer_state_of_the_old_weights(tmp_path: Path) -> None:
-    folder = tmp_path / "base_checkpoints" / "d2"
-    config = tiny_config()
-
-    def save(ranks: list[int], optimizer: bool) -> set[str]:
-        for rank in ranks:
-            state = tiny_optimizer(rank) if optimizer else None
-            save_checkpoint(folder, 5, tiny_weights(config), state, meta_of(config, 5), rank, world_size=len(ranks))
-        assert verify(folder, 5, full=True).ok
-        return {name for name in names(folder) if name.startswith("optim")}
-
-    assert save([2, 1, 0], True) == {optimizer_name(5, rank) for rank in range(3)}  # and no digest is left beside them
-    assert save([1, 0], True) == {optimizer_name(5, rank) for rank in range(2)}
-    save_checkpoint(folder, 5, {}, tiny_optimizer(1), {}, 1)  # a rank of a job that died before its rank 0 saved
-    assert verify(folder, 5, full=True).ok
-    assert save([0], True) == {optimizer_name(5)}
-    assert save([0], False) == set()
-    with pytest.raises(CheckpointError, match="rank 1 has not saved this step"):
-        save([0, 1], True)
-    assert verify(folder, 5, full=True).ok
-
-
 @pytest.mark.parametrize(
     ("weights", "meta", "words"),
     [
@@ -306,69 +262,6 @@ def test_a_step_that_would_open_as_another_model_is_not_committed(tmp_path: Path
         assert find_last_step(folder) == 10
     (folder / "tokenizer.json").write_text(make_tokenizer(1).to_json())
     assert not verify(folder, 10).ok
-
-
-@pytest.mark.parametrize("cut", range(1, 9))
-def test_a_commit_of_two_ranks_that_is_cut_anywhere_can_be_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
-) -> None:
-    """At each renaming: the older step stays whole, and saving again gives the new one with the right optimizers."""
-    folder, config = tmp_path / "base_checkpoints" / "d2", tiny_config()
-
-    def save(step: int, seed: int) -> None:
-        for rank in (1, 0):
-            save_checkpoint(
-                folder, step, tiny_weights(config, seed), tiny_optimizer(10 * seed + rank), meta_of(config, step), rank,
-                world_size=2, tokenizer=make_tokenizer(),
-            )  # fmt: skip
-
-    save(10, 1)
-    save(20, 2)
-    real, calls = durable.publish, 0
-
-    def publish(staged: durable.Staged) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == cut:
-            raise KeyboardInterrupt
-        real(staged)
-
-    monkeypatch.setattr(durable, "publish", publish)
-    try:
-        save(20, 3)
-    except KeyboardInterrupt:
-        assert verify(folder, 10, full=True).ok
-    monkeypatch.setattr(durable, "publish", real)
-    if 20 in list_steps(folder)[0]:
-        assert verify(folder, 20, full=True).ok
-    save(20, 4)
-    assert verify(folder, 20, full=True).ok
-    assert same(load_checkpoint(folder, 20, "cpu", True, 1)[1], tiny_optimizer(41))
-    assert not [name for name in names(folder) if "pending" in name or "tmp" in name]
-
-
-def test_rank_0_alone_can_repeat_a_commit_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, config = tmp_path / "base_checkpoints" / "d2", tiny_config()
-
-    def save(rank: int) -> None:
-        state, meta = tiny_optimizer(rank), meta_of(config, 5)
-        save_checkpoint(folder, 5, tiny_weights(config), state, meta, rank, world_size=2)
-
-    save(1)
-    real = durable.publish
-
-    def publish(staged: durable.Staged) -> None:
-        if staged.target.name == "meta_000005.json":
-            raise KeyboardInterrupt
-        real(staged)
-
-    monkeypatch.setattr(durable, "publish", publish)
-    with pytest.raises(KeyboardInterrupt):
-        save(0)
-    monkeypatch.setattr(durable, "publish", real)
-    save(0)
-    assert verify(folder, 5, full=True).ok
-    assert same(load_checkpoint(folder, 5, "cpu", True, 1)[1], tiny_optimizer(1))
 
 
 def test_a_loaded_step_saved_elsewhere_promises_only_what_is_there(tmp_path: Path) -> None:
