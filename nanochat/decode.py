@@ -1,6 +1,6 @@
 """One token per row: the forward pass of gpt.py as a straight line, for the moment when every call counts.
 
-While a model writes, a step of a small model multiplies for 40 us and spends ten times that on calling: modules,
+While a model writes, a step of a small model multiplies for 30 us and spends over ten times that on calling: modules,
 attribute look-ups, one projection at a time. Here everything that does not change between two tokens is looked up once:
 query, key and value weights as one matrix, per-layer scales as scalars, residual additions inside the products. It
 computes what `GPT.hidden` and `GPT.logits` compute, in the same order; a test over random configurations holds the two
