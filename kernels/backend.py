@@ -20,7 +20,7 @@ import torch
 
 from kernels.checks import KernelInputError
 
-OPS = ("attention", "decode_attention", "sample", "qk_prep")
+OPS = ("attention", "decode_attention", "sample", "qk_prep", "linear_softcap_cross_entropy")
 REQUESTS = ("auto", "triton", "interpret", "torch", "reference")
 
 # Decoding asks a dozen times per token, nearly always for variables that are not set. os.environ answers that with

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
+from nanochat import gradients
 from nanochat.gpt_config import GPTConfig
 from nanochat.kv_cache import KVCache
 
@@ -36,8 +37,17 @@ class Trace:
     residual: list[Tensor] = field(default_factory=list)  # (B, T, C): the embedding, then the output of every layer
 
 
+class Linear(nn.Linear):
+    """A matrix without bias that works in the format of its input, whichever format its own weights are stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
 def norm(x: Tensor) -> Tensor:
     """RMS norm over the last dimension, without learnable scale (Zhang and Sennrich 2019)."""
+    if gradients.worthwhile(x):
+        return gradients.rms_norm(x, EPSILON)
     return F.rms_norm(x, (x.size(-1),), eps=EPSILON)
 
 
@@ -48,11 +58,11 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.config, self.layer, self.window = config, layer, config.windows[layer]
         H, G, D, C = config.n_head, config.n_kv_head, config.head_dim, config.n_embd
-        self.c_q = nn.Linear(C, H * D, bias=False)
-        self.c_k = nn.Linear(C, G * D, bias=False)
-        self.c_v = nn.Linear(C, G * D, bias=False)
-        self.c_proj = nn.Linear(C, C, bias=False)
-        self.ve_gate = nn.Linear(config.gate_channels, G, bias=False) if layer in config.value_layers else None
+        self.c_q = Linear(C, H * D, bias=False)
+        self.c_k = Linear(C, G * D, bias=False)
+        self.c_v = Linear(C, G * D, bias=False)
+        self.c_proj = Linear(C, C, bias=False)
+        self.ve_gate = Linear(config.gate_channels, G, bias=False) if layer in config.value_layers else None
 
     def forward(
         self, x: Tensor, value: Tensor | None, rope: tuple[Tensor, Tensor], cache: KVCache | None, trace: Trace | None
@@ -81,10 +91,12 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=False)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if gradients.worthwhile(x):
+            return gradients.squared_relu_mlp(x, self.c_fc.weight, self.c_proj.weight)
         return self.c_proj(F.relu(self.c_fc(x)).square())
 
 
@@ -136,9 +148,9 @@ class GPT(nn.Module):
             self.backout_lambda = nn.Parameter(torch.full((1,), 0.2))
         blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.transformer = nn.ModuleDict({"wte": nn.Embedding(rows, C), "h": blocks})
-        self.lm_head = nn.Linear(C, rows, bias=False)
+        self.lm_head = Linear(C, rows, bias=False)
         if config.smear:
-            self.smear_gate = nn.Linear(config.smear_channels, 1, bias=False)
+            self.smear_gate = Linear(config.smear_channels, 1, bias=False)
         if config.bigram:
             self.bigram_embed = BigramEmbed(config)
         kv_dim = config.n_kv_head * config.head_dim
@@ -161,18 +173,25 @@ class GPT(nn.Module):
         return cast(nn.Embedding, self.value_embeds[str(layer)])
 
     def forward(
-        self, ids: Tensor, targets: Tensor | None = None, *, reduction: str = "mean", trace: Trace | None = None
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        *,
+        reduction: str = "mean",
+        dtype: torch.dtype | None = None,
+        trace: Trace | None = None,
     ) -> Tensor:
         """Logits (B, T, V) in float32, or with `targets` (B, T; -1 is ignored) the cross-entropy in nats.
 
         ids: (B, T) whole numbers below V. reduction: "mean" and "sum" give one number, "none" gives B * T of them.
+        dtype: the format to compute in, None for that of the weights; training takes bfloat16 where it is faster.
         """
-        logits = self.logits(self.hidden(ids, trace=trace))
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction=reduction)
+        hidden = self.hidden(ids, dtype=dtype, trace=trace)
+        return self.logits(hidden) if targets is None else self.loss(hidden, targets, reduction)
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, trace: Trace | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, cache: KVCache | None = None, trace: Trace | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
         """The normed residual stream (B, T, C) that the head reads. With a cache, ids continue what it holds."""
         config = self.config
         T = ids.size(1)
@@ -181,10 +200,12 @@ class GPT(nn.Module):
         if cache is not None:
             cache.begin(T)
 
-        x = norm(self.wte(ids))
+        # Everything below follows the format of x: each matrix is cast to it where it is used.
+        x = norm(self.wte(ids).to(dtype or self.wte.weight.dtype))
         if config.smear:
             x = self._smear(x, cache)
-        bigram = self.bigram_embed(ids, cache.last_ids if cache is not None else None) if config.bigram else None
+        last_ids = cache.last_ids if cache is not None else None
+        bigram = self.bigram_embed(ids, last_ids).to(x.dtype) if config.bigram else None
         x0 = x
         if trace is not None:
             trace.residual.append(x)
@@ -194,7 +215,7 @@ class GPT(nn.Module):
                 x = torch.addcmul(x * self.resid_lambdas[i], x0, self.x0_lambdas[i])
             if bigram is not None:
                 x = x + self.bigram_lambdas[i] * bigram
-            value = self.value_embed(i)(ids) if i in config.value_layers else None
+            value = self.value_embed(i)(ids).to(x.dtype) if i in config.value_layers else None
             x = block(x, value, rope, cache, trace)
             if i == config.n_layer // 2:
                 middle = x
@@ -210,6 +231,19 @@ class GPT(nn.Module):
         """(..., C) -> (..., V): the head without its padding, soft-capped in float32."""
         logits = self.lm_head(hidden)[..., : self.config.vocab_size].float()
         return self.config.softcap * torch.tanh(logits / self.config.softcap)
+
+    def loss(self, hidden: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        """The cross-entropy of `logits(hidden)` at targets (B, T), in one operation that never holds all logits.
+
+        In float32, and in float64 for a float64 model, all the way.
+        """
+        return kernels.linear_softcap_cross_entropy(
+            hidden.flatten(0, 1),
+            self.lm_head.weight[: self.config.vocab_size],
+            targets.flatten(),
+            self.config.softcap,
+            reduction=reduction,
+        )
 
     def rope(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosines and sines (1, at least `length`, 1, D / 2) of the rotary angles (Su et al. 2021)."""

@@ -32,7 +32,8 @@ KERNELS_MAY_IMPORT = {"torch", "triton", "numpy", "kernels"}
 
 # Files that may load torch as soon as they are imported: model code, and what cannot be named without it.
 TORCH_AT_IMPORT = re.compile(
-    r"nanochat/(gpt|kv_cache|engine|decode|optim|training|dataloader|loss_eval)\.py|nanochat/benchmarks/.*|kernels/.*"
+    r"nanochat/(gpt|gradients|kv_cache|engine|decode|loss_eval|dataloader|sft_data)\.py"
+    r"|nanochat/(optim(_groups|_math|_ranks|_state)?|training(_evaluation)?)\.py|nanochat/benchmarks/.*|kernels/.*"
 )
 TRITON_FILES = re.compile(r"kernels/\w+/triton_impl\.py|kernels/tune\.py")
 STREAMLIT_FILES = re.compile(r"Home\.py|pages/.*|nanochat/ui/.*")
@@ -61,7 +62,7 @@ def room_of(path: str) -> str | None:
     if path == "nanochat/charts.py":
         return "charts"
     folder = parts[1]
-    return folder if folder in ALLOWED_ROOMS else "core"  # nanochat/*.py and nanochat/tasks/ are the core
+    return folder if folder in ALLOWED_ROOMS else "core"  # nanochat/*.py, stories/ and tasks/ are the core
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels import KernelInputError, attention, attention_weights
-from kernels.attention import reference, torch_impl
+from kernels.attention import reference, torch_impl, torch_training
 
 
 def looped(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
@@ -206,3 +206,53 @@ def test_bad_input_is_named(arguments: tuple, options: dict, words: str) -> None
 def test_bad_input_to_weights_is_named() -> None:
     with pytest.raises(ValueError, match="2 keys for 3 queries"):
         attention_weights(q4, k4[:, :2])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_training_path_equals_the_definition_with_its_gradients(data: st.DataObject) -> None:
+    T = data.draw(st.integers(1, 40), "T")
+    G = data.draw(st.integers(1, 2), "G")
+    H = G * data.draw(st.integers(1, 3), "group")
+    window = data.draw(st.integers(-1, 45), "window")
+    scale = data.draw(st.sampled_from([None, 0.0, 0.25]), "scale")
+    q, k, v = (x.requires_grad_() for x in inputs(2, T, T, H, G, 4, torch.float64))
+    expected = reference.attention(q, k, v, window, scale)
+    weights = torch.linspace(-1, 2, expected.numel(), dtype=torch.float64).view_as(expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_training, "CHUNK", data.draw(st.integers(1, 45), "chunk"))
+        got = torch_training.attention(q, k, v, window, scale)
+        ours = torch.autograd.grad(got, (q, k, v), weights)
+    torch.testing.assert_close(got, expected)
+    for a, b in zip(ours, torch.autograd.grad(expected, (q, k, v), weights), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+
+
+def test_training_in_half_precision_takes_its_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (x.bfloat16() for x in inputs(2, 70, 70, 4, 2, 16))
+
+    def fits(window: int = -1) -> bool:
+        return torch_training.fits(q, k, v, window)
+
+    assert not fits()  # nothing trains
+    q.requires_grad_()
+    assert fits()
+    exact = reference.attention(q.double(), k.double(), v.double(), 9, None)
+    called = []
+    real = torch_training.attention
+    monkeypatch.setattr(torch_training, "attention", lambda *a: called.append(a) or real(*a))
+    got = attention(q, k, v, window=9)
+    assert len(called) == 1
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.double(), exact, atol=2e-2, rtol=2e-2)
+    (ours,) = torch.autograd.grad(got.sum(), (q,))
+    (expected,) = torch.autograd.grad(exact.sum(), (q,))
+    assert (ours - expected).norm() < 0.02 * expected.norm()
+    with torch.no_grad():
+        assert not fits()
+    # 2 x 4 heads, queries 0-63 with 64 keys and queries 64-69 with 70 or, in the window, 15 keys, 2 bytes each
+    monkeypatch.setattr(torch_training, "SAVED_BYTES", 2 * 8 * (64 * 64 + 6 * 70) - 1)
+    assert not fits()
+    assert fits(9)
+    assert not torch_training.fits(q.float(), k.float(), v.float(), 9)
+    assert not torch_training.fits(q[:, 1:], k, v, 9)  # queries that continue earlier keys

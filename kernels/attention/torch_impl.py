@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.attention import torch_training
+
 # Queries per chunk. On a CPU small chunks waste the fewest scores and calls are cheap (measured in README.md);
 # on a GPU each call has to be worth its launch.
 CPU_CHUNK = 64
@@ -19,6 +21,8 @@ GPU_CHUNK = 512
 
 def attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> Tensor:
     """Output (B, Tq, H, D); inputs as in `kernels.attention`."""
+    if torch_training.fits(q, k, v, window):
+        return torch_training.attention(q, k, v, window, scale)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, D), SDPA's order
     Tq, Tk = q.shape[2], k.shape[2]
     grouped = q.shape[1] != k.shape[1]  # SDPA pairs query heads with their kv head itself, without repeating keys
