@@ -1,8 +1,9 @@
 """The files a checkpoint consists of: their names, how one is opened, and the one error type for all of them.
 
 A run is a folder such as `base_checkpoints/d4`. One step of it is `model_000120.pt`, `meta_000120.json` and, where
-training can resume, `optim_000120_rank0.pt` (before 2025-11-13 without the rank). The meta file is the commit record:
-it is written last, so a step without one was never finished. Nothing here loads torch or reads a weight.
+training can resume, `optim_000120_rank0.pt` (before 2025-11-13 without the rank) and, of ours, `loader_000120_rank0.pt`
+with the text that was read and not yet trained on. The meta file is the commit record: it is written last, so a step
+without one was never finished. Nothing here loads torch or reads a weight.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import BinaryIO
 # Whole names only, digits 0-9 only: `model_000010.pt.tmp` and `model_000010 (1).pt` are somebody's leftovers.
 STEP_FILE = re.compile(r"(?:model_([0-9]{6,12})\.pt|meta_([0-9]{6,12})\.json)")
 _OPTIMIZER_FILE = re.compile(r"optim_([0-9]{6,12})(?:_rank([0-9]{1,6}))?\.pt")
+_LOADER_FILE = re.compile(r"loader_([0-9]{6,12})_rank([0-9]{1,6})\.pt")
 
 
 class CheckpointError(ValueError):
@@ -67,6 +69,11 @@ def optimizer_name(step: int, rank: int = 0) -> str:
     return f"optim_{step:06d}_rank{rank}.pt"
 
 
+def loader_name(step: int, rank: int = 0) -> str:
+    """`loader_000120_rank0.pt`"""
+    return f"loader_{step:06d}_rank{rank}.pt"
+
+
 def find_optimizer(folder: str | Path, step: int, rank: int = 0) -> Path | None:
     """The optimizer file of one rank under today's name or the one before 2025-11-13; None where none was saved."""
     names = [optimizer_name(step, rank)] + ([f"optim_{step:06d}.pt"] if rank == 0 else [])
@@ -75,12 +82,21 @@ def find_optimizer(folder: str | Path, step: int, rank: int = 0) -> Path | None:
 
 def optimizer_files(folder: str | Path, step: int) -> list[Path]:
     """Every optimizer file of a step, all ranks, in name order."""
-    names = [name for name in names_in(folder) if (found := _OPTIMIZER_FILE.fullmatch(name)) and int(found[1]) == step]
+    return _files_of_step(folder, step, _OPTIMIZER_FILE)
+
+
+def rank_files(folder: str | Path, step: int) -> list[Path]:
+    """Every file that ranks save of a step, optimizer and loader, in name order."""
+    return [*_files_of_step(folder, step, _LOADER_FILE), *optimizer_files(folder, step)]
+
+
+def _files_of_step(folder: str | Path, step: int, pattern: re.Pattern[str]) -> list[Path]:
+    names = [name for name in names_in(folder) if (found := pattern.fullmatch(name)) and int(found[1]) == step]
     return [Path(folder, name) for name in sorted(names)]
 
 
 def digest_file(path: Path) -> Path:
-    """Where a rank other than 0 leaves the SHA-256 of its optimizer file until rank 0 commits the step."""
+    """Where a rank other than 0 leaves the SHA-256 of a file of its own until rank 0 commits the step."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -111,6 +127,8 @@ def open_regular(path: str | Path) -> BinaryIO:
         descriptor = os.open(path, flags)
     except OSError as error:
         raise CheckpointError(f"{location(path)}: {reason_of(error)}") from None
+    except CheckpointError:  # a ValueError too, and it says what this is
+        raise
     except ValueError:
         raise CheckpointError(f"{location(path)}: not a file name; give the path of a checkpoint folder") from None
     try:

@@ -19,10 +19,11 @@ from nanochat.checkpoint_files import (
     CheckpointError,
     damaged,
     find_optimizer,
+    loader_name,
     location,
     meta_name,
     model_name,
-    optimizer_files,
+    rank_files,
     read_digest_file,
     shown,
 )
@@ -36,7 +37,7 @@ from nanochat.checkpoint_runs import (
     find_runs,
     list_steps,
 )
-from nanochat.checkpoint_save import save_checkpoint
+from nanochat.checkpoint_save import amend_meta, remove_steps, save_checkpoint
 from nanochat.checkpoint_weights import read_weights, recognise, strip_compiled
 from nanochat.durable import directory_lock
 from nanochat.eras import Era
@@ -53,6 +54,7 @@ __all__ = [
     "LoadedModel",
     "Run",
     "Verification",
+    "amend_meta",
     "choose_run",
     "depth_of",
     "directory_lock",
@@ -60,9 +62,11 @@ __all__ = [
     "find_runs",
     "list_steps",
     "load_checkpoint",
+    "load_loader",
     "load_model",
     "load_model_from",
     "read_meta",
+    "remove_steps",
     "save_checkpoint",
     "verify",
 ]
@@ -190,6 +194,22 @@ def load_checkpoint(
     return model_data, optimizer_data, meta
 
 
+def load_loader(checkpoint_dir: str | Path, step: int, rank: int = 0) -> Any:
+    """The loader's state that one rank saved with a step, tensors on the CPU; None where none was, as by nanochat.
+
+    Raises:
+        CheckpointError: damaged or unsafe.
+    """
+    folder = paths.expand(checkpoint_dir)
+    step = existing_step(folder, step)
+    path = folder / loader_name(step, rank)
+    digests = recorded_files(read_meta(folder / meta_name(step)))
+    if not os.path.lexists(path) and path.name not in digests:
+        return None
+    with safe_load.open_tensors(path) as file:
+        return file.read(_digest(file, digests))
+
+
 def verify(folder: str | Path, step: int, full: bool = False) -> Verification:
     """Check one step without building its model.
 
@@ -202,7 +222,7 @@ def verify(folder: str | Path, step: int, full: bool = False) -> Verification:
         step = existing_step(folder, step)
         meta = read_meta(folder / meta_name(step))
         digests = recorded_files(meta)
-        present = [folder / model_name(step), *optimizer_files(folder, step)]
+        present = [folder / model_name(step), *rank_files(folder, step)]
     except CheckpointError as error:
         return Verification(False, (str(error),), level)
     problems = [

@@ -1,12 +1,12 @@
 """Write one step of a run so that no kill, full disk or second writer can spoil it.
 
-Optimizer, model and meta are first written beside their places and synced (durable.py). Then they get their names, the
-meta file last: it is the commit record and holds size and SHA-256 of the others. A kill at any moment leaves the last
-committed step whole. Names, keys and dtypes are nanochat's own, so its code opens what we write.
+Optimizer, loader, model and meta are first written beside their places and synced (durable.py). Then they get their
+names, the meta file last: it is the commit record and holds size and SHA-256 of the others. A kill at any moment leaves
+the last committed step whole. Names, keys and dtypes are nanochat's own, so its code opens what we write.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from nanochat import __version__, durable, paths, safe_load
 from nanochat.checkpoint_files import (
     CheckpointError,
     digest_file,
+    loader_name,
     location,
     meta_name,
     model_name,
-    optimizer_files,
     optimizer_name,
+    rank_files,
     read_digest_file,
     shown,
 )
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 
-PENDING = ".pending"  # behind the name of another rank's optimizer file until rank 0 commits the step
+PENDING = ".pending"  # behind the name of another rank's file until rank 0 commits the step
 
 
 def save_checkpoint(
@@ -49,11 +50,12 @@ def save_checkpoint(
     tokenizer: "Tokenizer | None" = None,
     config: "GPTConfig | None" = None,
     world_size: int = 1,
+    loader_data: Any = None,
 ) -> None:
     """Save one step. It exists once this returns; before that the folder is as it was.
 
-    Of `world_size` ranks each saves its own `optimizer_data` (None: none, on every rank); what ranks above 0 save is
-    pending until rank 0, called last, saves the model and commits. In
+    Of `world_size` ranks each saves its own `optimizer_data` and `loader_data`, the loader's state (None: none, on
+    every rank); what ranks above 0 save is pending until rank 0, called last, saves the model and commits. In
     `meta_data`, nanochat's keys are at the top and ours under "lab". `config` records the whole architecture there; it
     is inferred from the weights on opening where it is not given. `tokenizer` is laid beside the model: give it, so
     that the run can be opened wherever it is copied to. If the step exists already it is replaced: all new content is
@@ -66,8 +68,11 @@ def save_checkpoint(
     folder = paths.expand(checkpoint_dir)
     if type(step) is not int or not 0 <= step < 10**12:
         raise CheckpointError(f"step is {shown(step)}; give a whole number from 0 up")
+    shares = [(optimizer_name, optimizer_data), (loader_name, loader_data)]  # what every rank has of its own
+    shares = [(name_of, data) for name_of, data in shares if data is not None]
     if rank != 0:
-        _save_other_rank(folder, step, optimizer_data, rank)
+        for name_of, data in shares:
+            _save_other_rank(folder, name_of(step, rank), data)
         return
     model_data = _own_storage(model_data)
     encode_meta(meta_data, {})  # a meta that cannot be written must fail before anything is
@@ -76,14 +81,14 @@ def save_checkpoint(
     durable.make_folder(folder)
     lock = contextlib.nullcontext() if durable.holds_lock(folder) else durable.directory_lock(folder)
     with lock:
-        durable.require_free_space(folder, _size((model_data, optimizer_data)))
+        durable.require_free_space(folder, _size((model_data, optimizer_data, loader_data)))
         staged: list[durable.Staged] = []
         try:
             if tokenizer is not None:
                 staged += _stage_tokenizer(folder, tokenizer)
-            if optimizer_data is not None:
-                staged.append(_stage_tensors(folder / optimizer_name(step), optimizer_data))
-                staged += [_pending(folder, step, other) for other in range(1, world_size)]
+            for name_of, data in shares:
+                staged.append(_stage_tensors(folder / name_of(step, 0), data))
+                staged += [_pending(folder, name_of(step, other), other) for other in range(1, world_size)]
             staged.append(_stage_tensors(folder / model_name(step), model_data))
             meta = durable.stage_bytes(
                 folder / meta_name(step), encode_meta(meta_data, _lab_facts(staged, tokenizer, config))
@@ -96,12 +101,43 @@ def save_checkpoint(
             durable.sync_folder(folder)
             durable.publish(meta)
             durable.sync_folder(folder)
-            for leftover in folder.glob(f"{optimizer_name(step, 0)[:-4]}*{PENDING}*"):  # of ranks there are no more
-                durable.discard(leftover)
+            for name_of in (optimizer_name, loader_name):
+                for leftover in folder.glob(f"{name_of(step, 0)[:-4]}*{PENDING}*"):  # of ranks there are no more
+                    durable.discard(leftover)
         finally:
             for content in staged:
                 if not content.temporary.name.endswith(PENDING):
                     durable.discard(content.temporary)
+
+
+def amend_meta(checkpoint_dir: str | Path, step: int, changes: Mapping[str, Any]) -> None:
+    """Change top-level keys of a committed step's meta, such as `val_bpb` that was measured after the save.
+
+    The old meta holds until the new one takes its name, so the step is never uncommitted.
+
+    Raises:
+        CheckpointError: no such step, it is not ours, or the disk is full.
+    """
+    folder = paths.expand(checkpoint_dir)
+    meta = read_meta(folder / meta_name(step))
+    if "lab" not in meta:
+        raise CheckpointError(f"{location(folder)}: step {step} was not saved by nanochat lab; its meta stays as it is")
+    own = {key: value for key, value in meta["lab"].items() if key != "meta_sha256"}
+    durable.publish(durable.stage_bytes(folder / meta_name(step), encode_meta({**meta, **changes}, own)))
+    durable.sync_folder(folder)
+
+
+def remove_steps(checkpoint_dir: str | Path, steps: Iterable[int]) -> None:
+    """Delete every file of these steps, the meta first, so that a step cut short here is no step any more.
+
+    Raises:
+        CheckpointError: a file cannot be deleted.
+    """
+    folder = paths.expand(checkpoint_dir)
+    for step in steps:
+        _withdraw(folder, step)
+        durable.discard(folder / model_name(step))
+    durable.sync_folder(folder)
 
 
 def _require_openable(
@@ -203,14 +239,12 @@ def _lab_facts(
     return facts
 
 
-def _save_other_rank(folder: Path, step: int, optimizer_data: Any, rank: int) -> None:
-    """A rank above 0 leaves its share of the optimizer, and the digest, under pending names for rank 0 to commit."""
-    if optimizer_data is None:
-        return
+def _save_other_rank(folder: Path, name: str, data: Any) -> None:
+    """A rank above 0 leaves its share, and the digest, under pending names for rank 0 to commit."""
     durable.make_folder(folder)
-    durable.require_free_space(folder, _size(optimizer_data))
-    target = folder / (optimizer_name(step, rank) + PENDING)
-    content = _stage_tensors(target, optimizer_data)
+    durable.require_free_space(folder, _size(data))
+    target = folder / (name + PENDING)
+    content = _stage_tensors(target, data)
     try:
         durable.discard(digest_file(target))  # a digest must never stand beside other bytes than its own
         durable.sync_folder(folder)
@@ -222,10 +256,9 @@ def _save_other_rank(folder: Path, step: int, optimizer_data: Any, rank: int) ->
     durable.sync_folder(folder)
 
 
-def _pending(folder: Path, step: int, rank: int) -> durable.Staged:
+def _pending(folder: Path, name: str, rank: int) -> durable.Staged:
     """What a rank above 0 has left for this step."""
-    target = folder / optimizer_name(step, rank)
-    pending = folder / (target.name + PENDING)
+    target, pending = folder / name, folder / (name + PENDING)
     digest = read_digest_file(pending)
     if digest is not None and not pending.exists() and target.exists():
         durable.publish(durable.Staged(pending, target, 0, ""))  # an earlier commit was cut short behind this file
@@ -235,9 +268,9 @@ def _pending(folder: Path, step: int, rank: int) -> durable.Staged:
 
 
 def _withdraw(folder: Path, step: int) -> None:
-    """Take back the commit of a step that is about to be replaced: neither its weights nor its optimizer may stay."""
+    """Take back the commit of a step that is about to be replaced: neither its weights nor a rank's share may stay."""
     durable.discard(folder / meta_name(step))
-    for path in optimizer_files(folder, step):
+    for path in rank_files(folder, step):
         durable.discard(path)
     durable.sync_folder(folder)
 

@@ -1,16 +1,19 @@
 """Several ranks save one step: each its share of the optimizer, and rank 0 commits what all have saved."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from nanochat import durable
-from nanochat.checkpoint_files import optimizer_name
+from nanochat.checkpoint_files import loader_name, optimizer_name
 from nanochat.checkpoint_manager import (
     CheckpointError,
     directory_lock,
     list_steps,
     load_checkpoint,
+    load_loader,
     save_checkpoint,
     verify,
 )
@@ -23,6 +26,40 @@ from tests.checkpoint_support import (
     tiny_optimizer,
     tiny_weights,
 )
+
+
+def tiny_loader(seed: int) -> dict[str, Any]:
+    """A loader's state: numbers, text and a document's tokens."""
+    return {"identity": "tests", "place": [seed, 2, None], "documents": [torch.arange(seed, seed + 5)]}
+
+
+def test_every_rank_keeps_its_loaders_state(tmp_path: Path) -> None:
+    folder, config = tmp_path / "base_checkpoints" / "d2", tiny_config()
+    for rank in (1, 0):
+        save_checkpoint(
+            folder, 5, tiny_weights(config), None, meta_of(config, 5), rank, world_size=2, loader_data=tiny_loader(rank)
+        )
+    assert [same(load_loader(folder, 5, rank), tiny_loader(rank)) for rank in (0, 1)] == [True, True]
+    assert verify(folder, 5, full=True).ok
+    path = folder / loader_name(5, 1)
+    flip(path, path.stat().st_size // 2)
+    assert not verify(folder, 5, full=True).ok
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        load_loader(folder, 5, 1)
+    path.unlink()
+    assert "loader_000005_rank1.pt: saved with this step and gone" in verify(folder, 5).problems[0]
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_loader(folder, 5, 1)
+
+
+def test_a_step_saved_again_keeps_no_loader_state_of_before(tmp_path: Path) -> None:
+    folder, config = tmp_path / "base_checkpoints" / "d2", tiny_config()
+    for state in (tiny_loader(0), None):
+        save_checkpoint(folder, 5, tiny_weights(config), None, meta_of(config, 5), loader_data=state)
+        assert (load_loader(folder, 5) is None) == (state is None)
+        assert verify(folder, 5, full=True).ok
+    with pytest.raises(CheckpointError, match="could not be opened again"):
+        save_checkpoint(folder, 5, tiny_weights(config), None, meta_of(config, 5), loader_data={"a": object()})
 
 
 def test_ranks_save_their_share_and_rank_0_commits(tmp_path: Path) -> None:
@@ -67,18 +104,18 @@ def test_a_step_saved_again_keeps_no_optimizer_state_of_the_old_weights(tmp_path
     assert verify(folder, 5, full=True).ok
 
 
-@pytest.mark.parametrize("cut", range(1, 9))
+@pytest.mark.parametrize("cut", range(1, 13))
 def test_a_commit_of_two_ranks_that_is_cut_anywhere_can_be_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
-    """At each renaming: the older step stays whole, and saving again gives the new one with the right optimizers."""
+    """At each renaming: the older step stays whole, and saving again gives the new one with the right shares."""
     folder, config = tmp_path / "base_checkpoints" / "d2", tiny_config()
 
     def save(step: int, seed: int) -> None:
         for rank in (1, 0):
             save_checkpoint(
                 folder, step, tiny_weights(config, seed), tiny_optimizer(10 * seed + rank), meta_of(config, step), rank,
-                world_size=2, tokenizer=make_tokenizer(),
+                world_size=2, tokenizer=make_tokenizer(), loader_data=tiny_loader(10 * seed + rank),
             )  # fmt: skip
 
     save(10, 1)
@@ -102,7 +139,9 @@ def test_a_commit_of_two_ranks_that_is_cut_anywhere_can_be_done_again(
         assert verify(folder, 20, full=True).ok
     save(20, 4)
     assert verify(folder, 20, full=True).ok
-    assert same(load_checkpoint(folder, 20, "cpu", True, 1)[1], tiny_optimizer(41))
+    for rank in (0, 1):
+        assert same(load_checkpoint(folder, 20, "cpu", True, rank)[1], tiny_optimizer(40 + rank))
+        assert same(load_loader(folder, 20, rank), tiny_loader(40 + rank))
     assert not [name for name in names(folder) if "pending" in name or "tmp" in name]
 
 

@@ -1,0 +1,140 @@
+"""What a run looks at between two updates: bits per byte on text it does not train on, and a sample of its writing.
+
+All ranks share an evaluation: each takes its part of the same rows, and the sums are added up, so the figure does not
+depend on how many there are. The rows are the same every time, so they are read once and kept while that is cheap.
+
+    Look("evaluation", Evaluation(model, batches, token_bytes), every=250, at_start=True)
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nanochat.distributed import World
+from nanochat.loss_eval import evaluate_bpb
+
+if TYPE_CHECKING:
+    from nanochat.gpt import GPT
+    from nanochat.tokenizer import Tokenizer
+
+KEEP_TOKENS = 2**21  # validation tokens that are kept in memory: 32 MB
+PROMPTS = (  # nanochat's own seven questions to a base model
+    "The capital of France is",
+    "The chemical symbol of gold is",
+    "If yesterday was Friday, then tomorrow will be",
+    "The opposite of hot is",
+    "The planets of the solar system are:",
+    "My favorite color is",
+    "If 5*x + 3 = 13, then x is",
+)
+
+
+class _Stopped(Exception):
+    """A stop request came during an evaluation."""
+
+
+class Evaluation:
+    """Bits per byte of a model on the same batches each time; call it with the step."""
+
+    def __init__(
+        self,
+        model: "GPT",
+        batches: Callable[[], Iterable[Any]],
+        token_bytes: Tensor | Sequence[int],
+        *,
+        world: World | None = None,
+        device: Any = "cpu",
+        stop: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """batches: gives this rank's part, objects with `inputs` and `targets` (B, T), anew at every call.
+        token_bytes: (V,) as evaluate_bpb takes them. stop: asked before every batch, on a single rank.
+        """
+        self.model, self.batches, self.world, self.device = model, batches, world or World(), device
+        self.token_bytes = torch.as_tensor(token_bytes, device=device)
+        self.stop = stop if self.world.size == 1 else lambda: None  # ranks that stop apart would wait for ever
+        self._kept: list[Any] | None = []
+
+    def __call__(self, step: int) -> float | None:
+        """Bits per byte, the same number on every rank; None where a stop request cut it short.
+
+        Raises:
+            LossEvalError: no target stands for any byte.
+        """
+        counted = 0
+
+        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal counted
+            for batch in self._batches():
+                if self.stop():
+                    raise _Stopped
+                targets = batch.targets
+                counted += int(torch.where(targets < 0, 0, self.token_bytes[targets.clamp(min=0)]).sum())
+                yield batch.inputs, targets
+
+        training = self.model.training
+        self.model.eval()
+        try:
+            mine = evaluate_bpb(self.model, pairs(), self.token_bytes)
+        except _Stopped:
+            return None
+        finally:
+            self.model.train(training)
+        if self.world.size == 1:
+            return mine
+        bits, total = self.world.add([mine * counted, float(counted)], self.device)
+        return bits / total if total else math.nan
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches, from memory where they have been kept."""
+        if self._kept:
+            yield from self._kept
+            return
+        keep: list[Any] | None = [] if self._kept is not None else None
+        tokens = 0
+        for batch in self.batches():
+            tokens += batch.inputs.numel()
+            if keep is not None and tokens <= KEEP_TOKENS:
+                keep.append(batch)
+            else:
+                keep = None
+            yield batch
+        self._kept = keep
+
+
+def first_batches(open_loader: Callable[[], Any], count: int) -> Callable[[], Iterator[Any]]:
+    """The first `count` batches of a loader that is opened anew at every call and closed behind them."""
+
+    def batches() -> Iterator[Any]:
+        loader = open_loader()
+        try:
+            for _ in range(count):
+                yield loader.next_batch()
+        finally:
+            loader.close()
+
+    return batches
+
+
+def samples(
+    model: "GPT", tokenizer: "Tokenizer", prompts: Sequence[str] = PROMPTS, *, max_tokens: int = 16,
+    temperature: float = 0.0, seed: int = 42,
+) -> list[str]:  # fmt: skip
+    """How the model continues each prompt, prompt included; at temperature 0 the likeliest words.
+
+    A prompt that its context has no room for is left out; where that is every one, it begins with nothing.
+    """
+    from nanochat.engine import Engine
+
+    training = model.training
+    model.eval()
+    engine, texts, context = Engine(model, tokenizer), [], model.config.sequence_len
+    encoded = [ids for prompt in prompts if len(ids := tokenizer.encode(prompt, prepend="<|bos|>")) < context]
+    for ids in encoded or [[tokenizer.get_bos_token_id()]]:
+        room = min(max_tokens, context - len(ids))
+        rows, _ = engine.generate_batch(ids, max_tokens=room, temperature=temperature, seed=seed)
+        texts.append(tokenizer.decode(rows[0]))
+    model.train(training)
+    return texts

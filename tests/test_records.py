@@ -1,0 +1,83 @@
+"""Records: what is written is what is read, and a file cut anywhere is cut cleanly."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.records import NOT_FINITE, RecordError, RecordWriter, StepRecord, read_lines, truncate_after
+
+KEYS = [
+    *("step", "time", "tokens", "train_loss", "smooth_loss", "val_bpb", "learning_rate", "learning_rates"),
+    *("lr_multiplier", "grad_norm", "tokens_per_second", "mfu", "flops", "events"),
+]
+
+
+def write(path: Path, steps: range) -> None:
+    with RecordWriter(path) as writer:
+        for step in steps:
+            writer.write(StepRecord(step, step / 2, 64 * step, train_loss=1 / (step + 1), events=("evaluation",)))
+
+
+def test_the_keys_are_the_contract() -> None:
+    assert list(json.loads(StepRecord(0, 0.0, 0).to_line())) == KEYS
+
+
+@given(st.floats(), st.floats(allow_nan=False))
+def test_any_number_becomes_one_line_of_json(loss: float, rate: float) -> None:
+    record = StepRecord(3, 1.0, 5, train_loss=loss, learning_rates={"matrix": rate})
+    line = record.to_line()
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    read = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert read["train_loss"] == (loss if math.isfinite(loss) else None)
+    assert (NOT_FINITE in read["events"]) == (not (math.isfinite(loss) and math.isfinite(rate)))
+
+
+def test_every_record_can_be_read_while_the_writer_is_open(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "m") as writer:
+        for step in range(3):
+            writer.write(StepRecord(step, 0.0, 0))
+            assert [record["step"] for record in read_lines(tmp_path / "m")] == list(range(step + 1))
+
+
+def test_it_appends(tmp_path: Path) -> None:
+    write(tmp_path / "m", range(3))
+    write(tmp_path / "m", range(3, 5))
+    assert [record["step"] for record in read_lines(tmp_path / "m")] == list(range(5))
+
+
+@pytest.mark.parametrize("step", [-1, 0, 3, 4, 9])
+def test_truncated_after_a_step(tmp_path: Path, step: int) -> None:
+    write(tmp_path / "m", range(5))
+    lines = (tmp_path / "m").read_bytes().splitlines(keepends=True)
+    kept = truncate_after(tmp_path / "m", step)
+    assert kept == min(step + 1, 5)
+    assert (tmp_path / "m").read_bytes() == b"".join(lines[:kept])
+
+
+def test_cut_anywhere_a_file_is_mended(tmp_path: Path) -> None:
+    write(tmp_path / "whole", range(3))
+    whole = (tmp_path / "whole").read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    near = {end + i for end in [0, *ends] for i in (-2, -1, 0, 1)}  # every byte around an end, and some between
+    for length in sorted(near | set(range(0, len(whole), 37))):
+        if not 0 <= length <= len(whole):
+            continue
+        (tmp_path / "m").write_bytes(whole[:length])
+        kept = truncate_after(tmp_path / "m", 99)
+        assert kept == sum(end <= length for end in ends)
+        assert (tmp_path / "m").read_bytes() == whole[: ([0, *ends])[kept]]
+
+
+def test_a_missing_file_is_no_file(tmp_path: Path) -> None:
+    assert truncate_after(tmp_path / "m", 3) == 0
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="cannot be written"):
+        RecordWriter(tmp_path / "nowhere" / "m")

@@ -1,0 +1,149 @@
+"""What a script puts together: weights that depend on the seed alone, and lines that say what was chosen."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanochat import precision
+from nanochat.device import choose_device
+from nanochat.distributed import World
+from nanochat.gpt import GPT
+from nanochat.horizon import Horizon
+from nanochat.optim_config import KINDS
+from nanochat.training_setup import Speed, batch_loss, choose_speed, matrix_speed, new_model, peak_flops, size_of
+from tests.archive_support import same
+from tests.checkpoint_support import tiny_config
+from tests.training_support import ranks
+
+
+def test_the_seed_alone_decides_and_nobodys_random_numbers_move() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one = new_model(tiny_config(), seed=7).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert same(one, new_model(tiny_config(), seed=7).state_dict())
+    assert not same(one, new_model(tiny_config(), seed=8).state_dict())
+
+
+def test_sizes_are_those_of_the_model() -> None:
+    model = GPT(tiny_config())
+    assert size_of(tiny_config()) == (model.num_scaling_params(), model.estimate_flops())
+
+
+def test_the_loss_is_the_sum_in_the_format_asked_for() -> None:
+    model, ids = new_model(tiny_config(), seed=7), torch.arange(34).view(2, 17)
+    model.lm_head.weight.data *= 500  # as it begins it says nothing, so any format gives ln V
+    exact = batch_loss(model)(ids[:, :-1], ids[:, 1:])
+    assert exact.item() == pytest.approx(32 * model(ids[:, :-1], ids[:, 1:]).item(), rel=1e-6)
+    rough = batch_loss(model, torch.bfloat16)(ids[:, :-1], ids[:, 1:])
+    assert 0 < abs(rough.item() - exact.item()) < 0.02 * exact.item()
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"), [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("CPU", None)]
+)
+def test_the_peak_of_a_gpu_is_known_by_its_name(name: str, peak: float | None) -> None:
+    assert peak_flops(name) == peak
+
+
+def test_matrix_speed_is_a_speed() -> None:
+    assert 1e7 < matrix_speed(seconds=0.02) < 1e15
+
+
+def test_every_choice_is_said_with_its_reason() -> None:
+    cpu = choose_device("cpu")
+    fields = {"batch_tokens": 64, "step_flops": 10**9}
+    speed = choose_speed(tiny_config(), cpu, Horizon(steps=10), dtype="bfloat16", compile_step="off", **fields)
+    assert (speed.dtype, speed.compiled) == (torch.bfloat16, False)
+    assert "bfloat16 (as asked); torch.compile is off, as asked; freed memory " in speed.lines[1]
+    assert speed.lines[2].startswith("Takes about")
+    assert len(speed.lines) == 3
+    assert not any("Takes" in line for line in chosen(end=Horizon(epochs=1.0)).lines)  # nobody knows
+    assert any("Takes" in line for line in chosen(end=Horizon(epochs=1.0), steps=7).lines)
+    long = choose_speed(tiny_config(), cpu, Horizon(steps=10**9), dtype="float32", compile_step="off", **fields).lines
+    assert long[-1].startswith("WARNING: ")
+    assert "days is long" in long[-1]
+
+
+def chosen(end: Horizon | None = None, **options: Any) -> Speed:
+    """The choice for a tiny run; a race wins whoever `faster` says."""
+    return choose_speed(
+        tiny_config(), choose_device("cpu"), end or Horizon(steps=10), batch_tokens=64, step_flops=10**9, **options
+    )
+
+
+@pytest.fixture
+def faster(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets a format win every race from now on."""
+
+    def wins(name: str) -> None:
+        choice = precision.PrecisionChoice(getattr(torch, name), f"{name}: it was faster.", {})
+        monkeypatch.setattr(precision, "race", lambda *args: choice)
+
+    return wins
+
+
+def test_muon_iterates_in_the_format_of_the_run_and_older_kinds_in_their_own(faster: Callable[[str], None]) -> None:
+    faster("bfloat16")
+    assert "Number format: bfloat16 (it was faster); " in chosen().lines[1]
+    assert [chosen(optimizer=kind).newton_schulz for kind in KINDS] == ["bfloat16", None, None, None]
+    faster("float32")
+    assert {chosen(optimizer=kind).newton_schulz for kind in KINDS} == {None}
+
+
+def test_a_resumed_run_keeps_what_was_decided_when_it_began(
+    faster: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faster("bfloat16")
+    monkeypatch.setattr(precision, "compile_decision", lambda *args: (True, "compiled: it pays"))
+    monkeypatch.setattr(precision.shutil, "which", lambda name: name)
+    first = chosen()
+    meta = json.loads(json.dumps({"lab": {"speed": first.facts()}}))
+    faster("float32")
+    monkeypatch.setattr(precision, "compile_decision", lambda *args: (False, "not compiled: it does not pay"))
+    again = chosen(meta=meta)
+    assert again.facts() == first.facts() | {"device": "cpu"}
+    assert "bfloat16 (as the run began); compiled, as the run began" in again.lines[1]
+    asked = chosen(meta=meta, dtype="float32", compile_step="off")
+    assert (asked.dtype, asked.compiled, asked.newton_schulz) == (torch.float32, False, None)
+    monkeypatch.setattr(precision.shutil, "which", lambda name: None)
+    assert not chosen(meta=meta).compiled
+    assert "none (install g++); the run began compiled, so it goes on, but not to the bit" in chosen(meta=meta).lines[1]
+
+
+@pytest.mark.parametrize(
+    ("speed", "words"),
+    [
+        ({"device": "cuda"}, "The run began on cuda and goes on on cpu: "),
+        ({"number_format": "float16"}, "does not say in which number format"),
+        ({"compiled": "yes"}, "does not say in which number format"),
+        (None, "does not say in which number format"),
+    ],
+)
+def test_what_cannot_be_kept_is_said(faster: Callable[[str], None], speed: dict[str, Any] | None, words: str) -> None:
+    faster("bfloat16")
+    saved = chosen().facts() | speed if speed is not None else None
+    faster("float32")
+    again = chosen(meta={"lab": {"speed": saved}})
+    assert again.dtype == torch.float32
+    assert words in again.lines[1]
+
+
+def test_the_race_of_rank_0_decides_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(world: World) -> list[object]:
+        name = "bfloat16" if world.first else "float32"
+        choice = precision.PrecisionChoice(getattr(torch, name), f"{name}: it was faster.", {})
+        monkeypatch.setattr(precision, "race", lambda *args: choice)
+        monkeypatch.setattr(precision, "compile_decision", lambda *args: (world.first, "why"))
+        speed = chosen(world=world)
+        return [speed.facts(), speed.compiled]
+
+    answers = [answer["result"] for answer in ranks(2, work, tmp_path)]
+    assert answers[0] == answers[1]
+    assert answers[0][0]["number_format"] == answers[0][0]["newton_schulz"] == "bfloat16"
+    assert answers[0][1] is True
