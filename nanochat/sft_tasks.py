@@ -1,0 +1,93 @@
+"""What chat_sft trains on: conversations from files and from tasks that make their own, each with its unseen part."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nanochat.tasks import Task
+from nanochat.tasks.mixture import Part
+
+GENERATED = ("persona", "stories", "spelling", "counting", "arithmetic")
+VAL_SIZE = 200  # conversations of the val split of each task: for bits per byte, and to ask from
+
+
+class ChatSFTError(ValueError):
+    """A flag that cannot be followed: one sentence."""
+
+
+def make_tasks(args: argparse.Namespace) -> tuple[list[Part], list[Task]]:
+    """The parts of the training mixture, and the val split of each. Raises ChatSFTError and TaskError."""
+    from nanochat.tasks.conversation_file import ConversationFile
+
+    parts: list[Part] = []
+    val: list[Task] = []
+    for spec in args.data:
+        name, epochs = split_amount(spec, 1.0)
+        files = [
+            ConversationFile(name, split, profile=args.profile, every=args.val_every) for split in ("train", "val")
+        ]
+        parts.append(Part(files[0], epochs))
+        val.append(files[1])
+    for spec in filter(None, (one.strip() for one in args.tasks.split(","))):
+        name, amount = split_amount(spec, 2000)
+        if name == "none":
+            continue
+        if name not in GENERATED or amount < 1 or amount != int(amount):
+            raise ChatSFTError(
+                f"--tasks has {spec!r:.60}; name some of {', '.join(GENERATED)}, each with =COUNT, a whole number of "
+                "conversations, or none"
+            )
+        train, unseen = generated(name, int(amount), args)
+        parts.append(Part(train, amount / len(train)))
+        val.append(unseen)
+    if not parts:
+        raise ChatSFTError("there is nothing to train on; name a JSONL file with --data, or some --tasks")
+    return parts, val
+
+
+def split_amount(spec: str, default: float) -> tuple[str, float]:
+    """NAME or NAME=NUMBER. A path may have = in it, so only a number behind the last one counts.
+
+    >>> split_amount("chats.jsonl=2.5", 1), split_amount("a=b.jsonl", 1)
+    (('chats.jsonl', 2.5), ('a=b.jsonl', 1))
+    """
+    name, mark, amount = spec.rpartition("=")
+    try:
+        return (name, float(amount)) if mark else (spec, default)
+    except ValueError:
+        return spec, default
+
+
+def generated(name: str, count: int, args: argparse.Namespace) -> tuple[Task, Task]:
+    """Both splits of a task that makes its own conversations."""
+    from nanochat.tasks.arithmetic import Arithmetic
+    from nanochat.tasks.persona import Persona
+    from nanochat.tasks.spelling import LetterCount, Spelling
+    from nanochat.tasks.story_questions import StoryQuestions
+
+    if name == "persona":
+        return Persona("train"), Persona("val")
+    made: list[Task]
+    sizes = (("train", count), ("val", VAL_SIZE))
+    if name in ("spelling", "counting"):
+        kind = Spelling if name == "spelling" else LetterCount
+        words = read_words(args.words) if args.words else None
+        made = [kind(s, n, args.seed) if words is None else kind(s, n, args.seed, words) for s, n in sizes]
+    elif name == "stories":
+        made = [StoryQuestions(split, n, args.seed) for split, n in sizes]
+    else:
+        made = [Arithmetic(split, n, args.seed) for split, n in sizes]
+    return made[0], made[1]
+
+
+def read_words(path: Path) -> tuple[str, ...]:
+    """The words of a file, one a line, those of small letters alone. Raises ChatSFTError."""
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ChatSFTError(f"{path}: cannot be read as a list of words ({error}); give one word a line") from None
+    words = tuple(dict.fromkeys(word for word in lines if word.isalpha() and word == word.lower()))
+    if not words:
+        raise ChatSFTError(f"{path}: no word of small letters is in it; give one word a line")
+    return words

@@ -1,0 +1,336 @@
+"""chat_sft as a person runs it: what it inherits, what it leaves behind, and that it goes on to the bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nanochat import precision
+from nanochat.checkpoint_manager import list_steps, load_checkpoint, load_loader, load_model, save_checkpoint, verify
+from nanochat.errors import exit_status
+from nanochat.gpt import GPT
+from nanochat.gpt_config import GPTConfig
+from nanochat.optim import OptimConfig, build_optimizer
+from nanochat.schedules import Moment, ScheduleError
+from nanochat.scripts import chat_sft
+from nanochat.sft_schedule import SFTSchedule
+from nanochat.sft_tasks import split_amount
+from tests.archive_support import same
+from tests.checkpoint_support import FORK, make_tokenizer
+from tests.training_support import Life, everything, free_port, without_clocks
+
+CONFIG = GPTConfig(sequence_len=64, vocab_size=265, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
+TOKENIZER = make_tokenizer()
+SMALL = ("--tasks", "persona=400,spelling=50", "--ask", "0", "--eval-every", "-1", "--dtype", "float32")
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base dir with a base model that has made one update, its rates 0.5 of the flags."""
+    base = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    model = GPT(CONFIG)
+    model.init_weights()
+    optimizer = build_optimizer(model, OptimConfig(matrix_lr=0.01, embedding_lr=0.15, unembedding_lr=0.004))
+    ids = torch.randint(265, (2, 64))
+    model(ids, ids).backward()
+    optimizer.step()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # cooled down
+    meta = {
+        "step": 7, "val_bpb": 3.0, "model_config": CONFIG.upstream(), "device_batch_size": 2, "max_seq_len": 64,
+        "total_batch_size": 256, "user_config": {"matrix_lr": 0.02, "embedding_lr": 0.3, "unembedding_lr": 0.008},
+    }  # fmt: skip
+    folder = base / "base_checkpoints" / "d2"
+    state = optimizer.state_dict()
+    save_checkpoint(folder, 7, model.state_dict(), state, meta, tokenizer=TOKENIZER, config=CONFIG)
+    return base
+
+
+@pytest.fixture
+def base_dir(pretrained: Path, tmp_path: Path) -> Path:
+    """A copy that a test may write to."""
+    shutil.copytree(pretrained, tmp_path / "base")
+    return tmp_path / "base"
+
+
+def run(base_dir: Path, *flags: str) -> int:
+    argv = ["--base-dir", str(base_dir), *SMALL, *flags]
+    return exit_status("chat_sft", lambda: chat_sft.main(argv))
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_trains_and_leaves_a_run_that_opens(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(base_dir, "--num-iterations", "12", "--eval-every", "6", "--ask", "4", "--max-reply", "4") == 0
+    out = capsys.readouterr().out
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    for line in (
+        "Inherited max_seq_len=64 from pretrained checkpoint\n",
+        "Inherited total_batch_size=256 from pretrained checkpoint\n",
+        "Inherited matrix_lr=0.02 from pretrained checkpoint\n",
+        "Total batch size 256 => gradient accumulation steps: 2\n",
+        "optimizer: muon (the head's betas are 0.8 and 0.96: nanochat since March 2026)\n",
+        "Loaded optimizer state from pretrained checkpoint (momentum buffers only, LRs reset)\n",
+        "Step 00000 | Validation bpb: ",
+        "step 00012 (100.00%) | loss: ",
+        "Minimum validation bpb: ",
+    ):
+        assert line in out
+    table = out[out.index("seen in training, and not") :]
+    assert all(word in table for word in ("persona", "spelling", "unseen", "0/4", "too few to say more"))
+    loaded = load_model(folder)
+    assert loaded.tokenizer.fingerprint == TOKENIZER.fingerprint
+    assert verify(folder, 12, full=True).ok
+    assert loaded.meta["step"] == 12
+    assert loaded.meta["val_bpb"] == records(folder)[-1]["val_bpb"]
+    assert loaded.meta["lab"]["base"] == {"folder": "d2", "step": 7}
+    losses = [record["train_loss"] for record in records(folder)[:-1]]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] - 1
+    evaluated = [record["val_bpb"] for record in records(folder) if record["val_bpb"] is not None]
+    assert len(evaluated) == 3
+    assert evaluated[-1] < evaluated[0]
+
+
+def test_rates_are_a_part_of_those_that_pretraining_began_with(base_dir: Path) -> None:
+    assert run(base_dir, "--num-iterations", "1", "--init-lr-frac", "0.5", "--embedding-lr", "0.6") == 0
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    rates = records(folder)[0]["learning_rates"]
+    assert rates["matrix"] == pytest.approx(0.5 * 0.01)
+    pretrained = load_checkpoint(base_dir / "base_checkpoints" / "d2", 7, "cpu", True)[1]["param_groups"]
+    assert rates["unembedding"] == pytest.approx(0.5 * pretrained[0]["initial_lr"])
+    # One that is given counts as base_train's: times the root of the batch over nanochat's, and the width's factor.
+    scale = (256 / 2**19) ** 0.5 * (32 / 768) ** -0.5
+    assert rates["embedding"] == pytest.approx(0.5 * 0.6 * scale)
+    after = load_checkpoint(folder, 1, "cpu", True)[1]["param_groups"]
+    assert all(group["weight_decay"] == 0 for group in after if group["kind"] == "muon")
+
+
+def test_a_run_that_was_cut_short_goes_on_to_the_bit(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--num-iterations", "8", "--save-every", "4", "--eval-every", "4", "--eval-tokens", "640")
+    assert run(base_dir, *flags) == 0
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    whole = records(folder)
+    expected = load_checkpoint(folder, 8, "cpu", True)
+    for path in [*folder.glob("*_000008*"), folder / "metrics.jsonl"]:
+        path.unlink()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in whole[:6]))
+    capsys.readouterr()
+    assert exit_status("x", lambda: chat_sft.main(["--base-dir", str(base_dir), "--resume"])) == 0
+    assert "Step 00004 | resumed" in capsys.readouterr().out
+    found = load_checkpoint(folder, 8, "cpu", True)
+    assert all(torch.equal(found[0][name], weight) for name, weight in expected[0].items())
+    assert repr(found[1]) == repr(expected[1])
+    clocks = {"time", "tokens_per_second", "events"}
+    assert [{k: v for k, v in r.items() if k not in clocks} for r in records(folder)] == [
+        {k: v for k, v in r.items() if k not in clocks} for r in whole
+    ]
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_the_same_command_goes_on(base_dir: Path, tmp_path: Path) -> None:
+    """Also with a file of conversations, which is not to be counted twice, and with rates that were given."""
+    chats = tmp_path / "chats.jsonl"
+    pairs = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}] for i in range(40)]
+    chats.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    flags = ["--base-dir", str(base_dir), *SMALL, "--data", str(chats), "--embedding-lr", "0.6"]
+    life = Life(*flags, "--num-iterations", "60", script=chat_sft)
+    assert life.end() == 0, life.output
+    expected, whole = everything(folder, 60), without_clocks(folder)
+    shutil.rmtree(folder)
+    life = Life(*flags, "--num-iterations", "60", script=chat_sft)
+    life.wait_for("step 00020 ")
+    begun = time.monotonic()
+    os.kill(life.pid, signal.SIGINT)
+    assert life.end() == 130
+    assert time.monotonic() - begun < 50  # ten seconds are promised; a busy machine gets five times that
+    (step,) = list_steps(folder)[0]
+    assert 20 <= step < 60
+    assert verify(folder, step, full=True).ok
+    assert f"Step {step} is saved in {folder}. Go on with the same command and --resume." in life.output
+    assert "Talk to it" not in life.output
+    life = Life(*flags, "--num-iterations", "60", "--resume", script=chat_sft)
+    assert life.end() == 0, life.output
+    assert f"Resuming optimization from step {step}\n" in life.output
+    assert "not compiled, as the run began" in life.output
+    assert same(everything(folder, 60), expected)
+    resumed = [record for record in without_clocks(folder) if record["train_loss"] is not None]
+    for record in (*resumed, *whole):
+        record["events"] = [word for word in record["events"] if word != "checkpoint"]
+    assert resumed == whole[:-1]
+
+
+def test_a_resumed_run_keeps_the_base_model_it_began_with(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(base_dir, "--num-iterations", "2") == 0
+    base, folder = base_dir / "base_checkpoints" / "d2", base_dir / "chatsft_checkpoints" / "d2"
+    weights, _, meta = load_checkpoint(base, 7, "cpu", False)
+    save_checkpoint(base, 9, weights, None, {**meta, "step": 9}, tokenizer=TOKENIZER, config=CONFIG)  # trained on
+    assert run(base_dir, "--num-iterations", "3", "--resume") == 0
+    assert "step 7 (" in capsys.readouterr().out
+    assert load_checkpoint(folder, 3, "cpu", False)[2]["lab"]["base"]["step"] == 7
+
+
+def test_one_race_decides_and_is_noted(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = precision.PrecisionChoice(torch.bfloat16, "bfloat16: it was faster.", {})
+    monkeypatch.setattr(precision, "race", lambda *args: choice)
+    assert run(base_dir, "--num-iterations", "1", "--dtype", "auto") == 0
+    lab = load_checkpoint(base_dir / "chatsft_checkpoints" / "d2", 1, "cpu", False)[2]["lab"]
+    assert lab["speed"]["number_format"] == lab["speed"]["newton_schulz"] == "bfloat16"
+    assert lab["optimizer"]["newton_schulz"] == "bfloat16"
+
+
+def test_without_a_length_it_is_one_pass(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(base_dir, "--tasks", "persona=160", "--json", "--ask", "2", "--max-reply", "2") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    scores = lines.pop()["scores"]
+    assert {(row["task"], row["split"], row["asked"]) for row in scores} == {
+        ("persona", "train", 2), ("persona", "val", 2)
+    }  # fmt: skip
+    assert lines[-1]["train_loss"] is None
+    multipliers = [line["lr_multiplier"] for line in lines[:-1]]
+    assert multipliers[0] == 1
+    assert 0 < multipliers[-1] < 0.3
+    assert 10 < len(multipliers) < 60
+
+
+def test_files_of_conversations_are_mixed_in_and_a_bad_line_is_named(
+    base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    pair = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]
+    path.write_text((json.dumps(pair) + "\n") * 20)
+    flags = ("--tasks", "none", "--val-every", "0", "--num-iterations", "1")
+    assert run(base_dir, "--data", f"{path}=3", *flags) == 0
+    assert "Training mixture: 60 rows (chats 20 x 3)" in capsys.readouterr().out
+    path.write_text(json.dumps(pair) + "\n{\n")
+    assert run(base_dir, "--data", str(path), "--force", *flags) == 1
+    assert "chats.jsonl, line 2: it is not JSON" in capsys.readouterr().err
+
+
+def test_steps_that_are_there_are_not_mixed_with_new_ones(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(base_dir, "--num-iterations", "2") == 0
+    assert run(base_dir, "--num-iterations", "2") == 1
+    assert "--resume" in capsys.readouterr().err
+    assert run(base_dir, "--num-iterations", "3", "--force") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model-tag", "d9"], "no base run 'd9'"),
+        (["--tasks", "poetry=5"], "'poetry=5'"),
+        (["--tasks", "persona=-1"], "'persona=-1'"),
+        (["--tasks", "none"], "nothing to train on"),
+        (["--total-batch-size", "100"], "100"),
+        (["--words", "/nonexistent"], "/nonexistent"),
+        (["--data", "/nonexistent.jsonl"], "cannot be read"),
+        (["--warmup-ratio", "2"], "warmup_ratio is 2"),
+        (["--resume"], "d2"),
+        (["--max-seq-len", "3", "--total-batch-size", "6"], "none of the"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    base_dir: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(base_dir, *flags) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("chat_sft: ")
+    assert words in last
+
+
+def test_our_workspace_gets_the_result_of_nanochats_own_base_model(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(base_dir))
+    before = sorted(base_dir.rglob("*"))
+    assert exit_status("x", lambda: chat_sft.main([*SMALL, "--num-iterations", "1"])) == 0
+    assert sorted(base_dir.rglob("*")) == before
+    from nanochat.paths import workspace
+
+    assert (workspace() / "chatsft_checkpoints" / "d2" / "model_000001.pt").is_file()
+
+
+def test_the_schedule_is_that_of_nanochats_chat_sft() -> None:
+    def theirs(progress: float, warmup: float, warmdown: float, final: float) -> float:
+        if progress < warmup:
+            return (progress + 1e-8) / warmup
+        if progress <= 1 - warmdown:
+            return 1.0
+        decay = (progress - (1 - warmdown)) / warmdown
+        return 1 - decay + decay * final
+
+    for warmup, warmdown, final in ((0.0, 0.5, 0.0), (0.1, 0.5, 0.2), (0.25, 0.75, 0.0)):
+        ours = SFTSchedule(warmdown_ratio=warmdown, final_fraction=final, warmup_ratio=warmup)
+        for hundredth in range(101):
+            at = Moment(3, None, hundredth / 100)
+            assert ours.multiplier(at) == pytest.approx(theirs(hundredth / 100, warmup, warmdown, final), abs=1e-9)
+    assert SFTSchedule(warmup_ratio=0.1).phase(Moment(0, None, 0.05)) == "warmup"
+    assert SFTSchedule().phase(Moment(0, 10)) == "stable"
+    with pytest.raises(ScheduleError):
+        SFTSchedule(warmup_ratio=-0.1)
+
+
+def test_amounts_stand_behind_the_last_equals_sign() -> None:
+    assert split_amount("persona", 5) == ("persona", 5)
+    assert split_amount("a=b/c.jsonl=2", 1) == ("a=b/c.jsonl", 2)
+    assert split_amount("a=b/c.jsonl", 1) == ("a=b/c.jsonl", 1)
+
+
+def on_ranks(count: int, base: Path, *flags: str) -> list[float]:
+    """The losses of chat_sft on `count` ranks in forked children, each with its part of the same four rows a step."""
+    port = str(free_port())
+
+    def live(rank: int) -> None:
+        torch.set_num_threads(1)
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": port}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+        os._exit(run(base, "--device-batch-size", str(4 // count), *flags))
+
+    processes = [FORK.Process(target=live, args=(rank,)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    return [record["train_loss"] for record in records(base / "chatsft_checkpoints" / "d2")[:-1]]
+
+
+@pytest.mark.parametrize(("count", "steps"), [(2, 4), pytest.param(4, 12, marks=pytest.mark.prove)])
+def test_what_several_ranks_saved_one_goes_on_with(pretrained: Path, tmp_path: Path, count: int, steps: int) -> None:
+    """The losses are those of one rank all along: every rank keeps the same place in the conversations."""
+    for name in ("one", "several"):
+        shutil.copytree(pretrained, tmp_path / name)
+    whole = on_ranks(1, tmp_path / "one", "--num-iterations", str(steps))
+    flags = ("--num-iterations", str(steps), "--save-every", str(steps // 2))
+    assert on_ranks(count, tmp_path / "several", *flags) == pytest.approx(whole, abs=1e-5)
+    folder = tmp_path / "several" / "chatsft_checkpoints" / "d2"
+    assert len(list(folder.glob(f"loader_{steps // 2:06d}_rank*.pt"))) == count
+    flags = ("--resume-from-step", str(steps // 2), "--force")
+    assert on_ranks(1, tmp_path / "several", *flags) == pytest.approx(whole, abs=1e-5)
+    states = [load_loader(folder, steps, 0), load_loader(tmp_path / "one" / "chatsft_checkpoints" / "d2", steps, 0)]
+    assert states[0]["lane_states"] == states[1]["lane_states"]
+
+
+@pytest.mark.prove
+def test_torchrun_starts_it(pretrained: Path, tmp_path: Path) -> None:
+    shutil.copytree(pretrained, tmp_path / "base")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    flags = ["--base-dir", str(tmp_path / "base"), *SMALL, "--num-iterations", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "nanochat.scripts.chat_sft", *flags], capture_output=True, text=True, check=False,
+        timeout=300, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Runs on the CPU, 2 ranks") == 1
+    assert verify(tmp_path / "base" / "chatsft_checkpoints" / "d2", 2, full=True).ok
