@@ -91,9 +91,9 @@ def _draw_empty() -> None:
             "again; it is only read, never written to:"
         )
         st.code(another_folder_command(), language=None, wrap_lines=True)
-        st.markdown("If you have no run, nanochat makes one. This version opens runs; it does not train them.")
-        st.markdown("What the terminal side offers:")
-        st.code("nanochat", language=None)
+        st.markdown("If you have no run, this trains a small model right here, in a minute, and asks it who it is:")
+        st.code("nanochat demo", language=None)
+        st.markdown("All that the terminal side offers: `nanochat`.")
 
 
 def _draw_roots(reports: list[RootReport]) -> None:

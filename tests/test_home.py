@@ -52,6 +52,7 @@ def test_a_fresh_machine_gets_the_next_step():
     page = _open()
     words = _words(page)
     assert "No runs yet" in words
+    assert "nanochat demo" in [element.value for element in page.code]
     assert "NANOCHAT_BASE_DIR=/path/to/nanochat streamlit run Home.py" in words
     assert str(paths.workspace()) in words
     assert str(paths.nanochat_base_dir()) in words

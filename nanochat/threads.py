@@ -1,0 +1,58 @@
+"""How many CPU threads a training step is worth on this machine at this moment, found out by trying.
+
+More threads are not always faster. A small model's step is some hundred short operations, and every thread has to be
+waited for at the end of each. Where another program holds a core, its thread is late each time, and two threads can be
+ten times slower than one: measured, not imagined. So the step itself is run with one thread, then with two, four and so
+on, as long as that helps.
+
+    count, reason = choose_threads(lambda: loss(x, y).backward())
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+ROUNDS = 3  # timed steps for each number of threads; the first one of each is not timed
+WORTH = 1.1  # more threads have to be this much faster: they also take cores from other programs
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def choose_threads(step: Callable[[], object], most: int | None = None) -> tuple[int, str]:
+    """Set torch's number of threads to the one with which `step` runs fastest; returns it with the reason.
+
+    most: threads to try at most; None: as many as torch would take. A user who has set OMP_NUM_THREADS has decided.
+    """
+    import torch
+
+    given = next((name for name in VARIABLES if os.environ.get(name)), None)
+    if given is not None:
+        return torch.get_num_threads(), f"as {given} says"
+    limit = most or torch.get_num_threads()
+    speeds: dict[int, float] = {}
+    count = 1
+    while count <= limit:
+        torch.set_num_threads(count)
+        speeds[count] = 1 / _seconds(step, 3 / max(speeds.values()) if speeds else None)
+        if speeds[count] < max(speeds.values()):
+            break  # it does not get better beyond
+        count = min(2 * count, limit) if count < limit else limit + 1
+    best = 1
+    for count, speed in speeds.items():
+        if speed > WORTH * speeds[best]:
+            best = count
+    torch.set_num_threads(best)
+    tried = ", ".join(f"{count}: {1000 / speed:.0f} ms" for count, speed in speeds.items())
+    return best, f"a step takes with so many threads ({tried})"
+
+
+def _seconds(step: Callable[[], object], hopeless: float | None) -> float:
+    """The median time of a step; one look is enough where it takes longer than `hopeless` seconds."""
+    times = []
+    for number in range(ROUNDS + 1):
+        begun = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - begun)
+        if number and hopeless is not None and times[-1] > hopeless:
+            break
+    return statistics.median(times[1:])
