@@ -132,6 +132,15 @@ class DataLoader:
         groups = max(self._split.groups(place.shard), 1)
         return place.epoch - 1 + (place.shard + min((place.group + (place.document > 0)) / groups, 1)) / shards
 
+    @property
+    def used_up(self) -> bool:
+        """Whether as many documents have been handed out as one pass over the data has.
+
+        `progress` is ahead of it by a thousand documents, which wait for a row that they fit: a short text has then
+        been read, and hardly a row of it seen. Always False of a loader that began with a state.
+        """
+        return all(lane.used_up for lane in self._last.lanes)
+
     def state_dict(self) -> dict[str, Any]:
         """This rank's state after the last batch handed out: plain values and int32 tensors, 4 bytes a buffered token.
 

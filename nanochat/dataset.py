@@ -24,7 +24,10 @@ from nanochat.dataset_parquet import ParquetSplit
 from nanochat.dataset_split import DatasetError, Split, Texts, fail, unreadable
 from nanochat.dataset_text import DESCRIPTIONS, Form, Piece, TextSplit, form_of, size_of, stretches
 
-__all__ = ["BUILT_IN", "SHARD_FOLDERS", "Dataset", "DatasetError", "Split", "Texts", "open_dataset", "shard_folder"]
+__all__ = [
+    "BUILT_IN", "SHARD_FOLDERS", "Dataset", "DatasetError", "Split", "Texts", "choose_data", "open_dataset",
+    "shard_folder",
+]  # fmt: skip
 
 BUILT_IN = ("stories", "python")
 SHARD_FOLDERS = ("base_data_climbmix", "base_data")  # in a base dir; the first since 2026-03-04
@@ -87,6 +90,20 @@ def shard_folder(base_dir: Path) -> Path:
         if any((base_dir / name).glob("*.parquet")):
             return base_dir / name
     return base_dir / SHARD_FOLDERS[0]
+
+
+def choose_data(spec: str | None, base_dir: str | os.PathLike[str] | None = None) -> tuple[str, str]:
+    """What to read and why: as asked, else the shards of the base dir or, without one, of either root, else stories.
+
+    The tokenizer and the model that uses it learn from the same text, so both ask here.
+    """
+    if spec:
+        return spec, "as asked"
+    for base in [paths.expand(base_dir)] if base_dir else [root.path for root in paths.roots()]:
+        folder = shard_folder(base)
+        if any(folder.glob("*.parquet")):
+            return str(folder), "the shards that are there"
+    return "stories", "no shards are here; `nanochat fetch` brings some"
 
 
 def _kind_of(path: Path) -> str:

@@ -59,9 +59,7 @@ class Split(Protocol):
 class Texts:
     """A split over documents that are in memory: one shard, in groups of a hundred."""
 
-    def __init__(
-        self, texts: Sequence[str], long_documents: LongDocuments = "cut", remarks: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, texts: Sequence[str], long_documents: LongDocuments = "cut") -> None:
         self.texts = list(texts)
         self.shards = 1
         self.long_documents: LongDocuments = long_documents

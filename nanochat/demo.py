@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 TAG = "demo"
 FOLDERS = {"base": "base_checkpoints", "sft": "chatsft_checkpoints"}
 LEAST, MOST = 10, 86_400  # seconds of a budget
-SFT_SHARE = 0.2  # of the budget; the base model gets the rest, less what the tokenizer took
-SAMPLE_SECONDS = 6.0  # between two samples on the screen
+SFT_SHARE = 0.16  # of the budget; the base model gets the rest, less what the tokenizer took
+SAMPLE_SECONDS = 8.0  # between two samples on the screen
 SAMPLE_TOKENS = 120
-RACE_SECONDS = 0.5  # to find out which number format is the faster one
-TOKENIZER_CHARACTERS = 2_500_000  # of text that the tokenizer learns from
-SCREEN_DOCUMENTS = 48  # scored while training; the report scores more
+RACE_SECONDS = 0.3  # to find out which number format is the faster one
+TOKENIZER_CHARACTERS = 1_500_000  # of text that the tokenizer learns from
+SCREEN_DOCUMENTS = 32  # scored while training; the report scores more
 
 
 class DemoError(ValueError):
@@ -58,16 +58,16 @@ class Recipe:
     row_tokens: int = 160
     matrix_lr: float = 0.04
     embedding_lr: float = 0.3
-    unembedding_lr: float = 0.016
+    unembedding_lr: float = 0.012
     scalar_lr: float = 0.5
     warmup_steps: int = 20
     momentum_steps: int = 100  # until Muon's momentum has grown to 0.95
     warmdown_ratio: float = 0.75
     final_fraction: float = 0.0
-    eval_every: int = 250  # updates
+    eval_every: int = 300  # updates
     sft_rows: int = 6
     sft_row_tokens: int = 160
-    sft_rate: float = 0.5  # of pretraining's learning rates
+    sft_rate: float = 0.8  # of pretraining's learning rates
     persona_epochs: float = 40.0  # how often every fact about itself is told, for once through the stories
 
 
@@ -177,8 +177,9 @@ class _Demo:
     def tokenizer(self, dataset: "Dataset") -> "Tokenizer":
         """A tokenizer learned from the beginning of the text."""
         from nanochat.tokenizer import train_tokenizer
+        from nanochat.tokenizer_texts import training_texts
 
-        return train_tokenizer(demo_report.beginning(dataset.train, TOKENIZER_CHARACTERS), self.recipe.vocab_size)
+        return train_tokenizer(training_texts(dataset.train, TOKENIZER_CHARACTERS), self.recipe.vocab_size)
 
     def pretraining(self, dataset: "Dataset", tokenizer: "Tokenizer") -> "tuple[Setup, tuple[str, ...]]":
         """Everything that the base model needs, and what was decided on the way."""
@@ -203,7 +204,7 @@ class _Demo:
         score = Evaluation(model, lambda: batches, tokenizer.token_bytes(), stop=self.config.stop)
         setup = self.setup(
             "base", model, DataLoader(dataset.train, tokenizer, recipe.rows, recipe.row_tokens), tokenizer, 1.0,
-            seconds=self.config.budget * (1 - SFT_SHARE) - self.elapsed, tokens=tokens,
+            seconds=max(self.config.budget * (1 - SFT_SHARE) - self.elapsed, 1.0), tokens=tokens,
             schedule=Schedule("wsd", recipe.warmup_steps, recipe.warmdown_ratio, recipe.final_fraction),
             momentum=Momentum(0.85, 0.95, 0.95, recipe.momentum_steps),
             looks=(Look("evaluation", score, recipe.eval_every),), data=dataset.train.identity,
@@ -241,12 +242,13 @@ class _Demo:
         from nanochat.horizon import Horizon
         from nanochat.optim import OptimConfig, build_optimizer
         from nanochat.training import Setup
-        from nanochat.training_checkpoints import Saver, begin, opened
+        from nanochat.training_checkpoints import Saver, begin, make_room, opened
         from nanochat.training_setup import batch_loss
 
         recipe, folder = self.recipe, self.folders[stage]
         self.stack.enter_context(opened(folder, sum(p.numel() for p in model.parameters())))
         begin(folder, World(), resume=None)
+        make_room(folder, None, World())
         rates = OptimConfig(
             matrix_lr=recipe.matrix_lr * rate, embedding_lr=recipe.embedding_lr * rate,
             unembedding_lr=recipe.unembedding_lr * rate, scalar_lr=recipe.scalar_lr * rate, weight_decay=0.0,

@@ -215,16 +215,6 @@ def first(split: "Split", count: int) -> list[str]:
     return [text for text, _ in zip(documents(split), range(count), strict=False)]
 
 
-def beginning(split: "Split", characters: int) -> Iterator[str]:
-    """Documents from the beginning of a split, up to about so many characters."""
-    total = 0
-    for text in documents(split):
-        yield text
-        total += len(text)
-        if total >= characters:
-            return
-
-
 def tasks(dataset: "Dataset", split: str, seed: int) -> list[Task]:
     """What fine-tuning teaches: who the model is, and questions about the stories if it has read stories."""
     from nanochat.tasks.persona import Persona

@@ -30,7 +30,13 @@ class DeviceChoice:
     device: str  # what torch takes: "cpu", "mps", "cuda" or "cuda:1"
     dtype: torch.dtype  # the number format of weights and activations
     name: str  # the device in words: "CPU", "NVIDIA H100"
-    reason: str  # why this device and why this format, in one or two sentences
+    device_reason: str  # why this device, one sentence
+    dtype_reason: str  # why this format for a model that answers, one sentence; training decides on a format itself
+
+    @property
+    def reason(self) -> str:
+        """Why this device and why this format."""
+        return f"{self.device_reason} {self.dtype_reason}"
 
     def describe(self) -> str:
         """One line for the screen."""
@@ -76,15 +82,14 @@ def _cpu(reason: str) -> DeviceChoice:
 
     # Measured: without bf16 matrix units in the CPU bf16 is slower, and decoding one row is never faster in it.
     why = "float32 gives the numbers that nanochat gives on a CPU, and is fastest for one text at a time."
-    return DeviceChoice("cpu", torch.float32, "the CPU", f"{reason} {why}")
+    return DeviceChoice("cpu", torch.float32, "the CPU", reason, why)
 
 
 def _mps(reason: str) -> DeviceChoice:
     import torch
 
-    return DeviceChoice(
-        "mps", torch.float32, "Apple's GPU", f"{reason} float32, because bfloat16 is not complete there."
-    )
+    why = "float32, because bfloat16 is not complete there."
+    return DeviceChoice("mps", torch.float32, "Apple's GPU", reason, why)
 
 
 def _cuda(device: str, reason: str) -> DeviceChoice:
@@ -94,10 +99,8 @@ def _cuda(device: str, reason: str) -> DeviceChoice:
     name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
     sm = f"compute capability {capability[0]}.{capability[1]}"
     if capability >= BF16_CAPABILITY:
-        return DeviceChoice(device, torch.bfloat16, name, f"{reason} bfloat16, because {sm} has matrix units for it.")
-    return DeviceChoice(
-        device, torch.float32, name, f"{reason} float32, because {sm} has no bfloat16 (that takes 8.0)."
-    )
+        return DeviceChoice(device, torch.bfloat16, name, reason, f"bfloat16, because {sm} has matrix units for it.")
+    return DeviceChoice(device, torch.float32, name, reason, f"float32, because {sm} has no bfloat16 (that takes 8.0).")
 
 
 def _cuda_problem(index: int) -> str | None:

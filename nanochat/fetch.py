@@ -20,8 +20,9 @@ from nanochat.checkpoint_files import CheckpointError, location, shown
 from nanochat.dataset_parquet import require_whole
 from nanochat.dataset_split import DatasetError
 from nanochat.fetch_file import FetchError, FileFetch, Patience
+from nanochat.paths import readable_size
 
-__all__ = ["SOURCES", "FetchError", "Patience", "Report", "Source", "fetch_all", "file_name", "shard_urls"]
+__all__ = ["SOURCES", "FetchError", "Patience", "Report", "Source", "fetch_all", "file_name", "files", "shard_urls"]
 
 _SPARE_BYTES = 100 << 20  # left free on the disk, for everybody else
 _GRACE = 3.0  # seconds that the connections get to end after Ctrl-C; then the process leaves without them
@@ -85,6 +86,15 @@ def shard_urls(source: Source, num_files: int, base_url: str | None = None) -> l
     return [f"{base}/shard_{index:05d}.parquet" for index in (*range(train), source.last)]
 
 
+def files(count: int) -> str:
+    """A number of files in words.
+
+    >>> files(1), files(1823)
+    ('1 file', '1,823 files')
+    """
+    return f"{count:,} file{'' if count == 1 else 's'}"
+
+
 def file_name(url: str) -> str:
     """The name under which an address is kept: its last part, if that is a plain file name.
 
@@ -144,7 +154,7 @@ def _fetch_locked(
             waiting.put(name)
     missing = waiting.qsize()
     space = _Space(folder)
-    space.require(missing * expected_bytes, f"{missing:,} files of about {expected_bytes:,} bytes each")
+    space.require(missing * expected_bytes, f"{files(missing)} of about {readable_size(expected_bytes)} each")
     stop = threading.Event()
     done: queue.SimpleQueue[tuple[str, int | Exception]] = queue.SimpleQueue()
 
@@ -218,7 +228,8 @@ class _Space:
         free = shutil.disk_usage(self.folder).free
         if size and free < size + _SPARE_BYTES:
             raise FetchError(
-                f"{location(self.folder)}: the disk has {free:,} bytes free and {what} need {size + _SPARE_BYTES:,}; "
+                f"{location(self.folder)}: the disk has {readable_size(free)} free and {what} need "
+                f"{readable_size(size)}, with {readable_size(_SPARE_BYTES)} to spare; "
                 "fetch fewer files, free some space or choose another folder"
             )
 

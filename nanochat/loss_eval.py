@@ -30,11 +30,17 @@ class LossEvalError(ValueError):
 
 
 @torch.no_grad()
-def evaluate_bpb(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_bytes: Tensor | Sequence[int]) -> float:
+def evaluate_bpb(
+    model: GPT,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    token_bytes: Tensor | Sequence[int],
+    dtype: torch.dtype | None = None,
+) -> float:
     """Bits per byte of `model` over batches of (x, y), each (B, T) token ids, y the token after each of x.
 
     token_bytes: (V,) whole numbers, bytes of each token and 0 for what does not count: `Tokenizer.token_bytes()`.
-    Targets of -1 are left out. Raises LossEvalError where no target counts, or the table is another vocabulary's.
+    Targets of -1 are left out. dtype: the format to compute in, None for that of the weights.
+    Raises LossEvalError where no target counts, or the table is another vocabulary's.
     Source: nanochat's loss_eval, which also takes a number of steps; here the batches say when to stop.
     """
     token_bytes = torch.as_tensor(token_bytes, device=model.wte.weight.device)
@@ -45,7 +51,7 @@ def evaluate_bpb(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_byt
         )
     nats, total_bytes = 0.0, 0
     for x, y in batches:
-        loss = model(x, y, reduction="none")  # (B * T,), zero where the target is ignored
+        loss = model(x, y, reduction="none", dtype=dtype)  # (B * T,), zero where the target is ignored
         targets = y.flatten()
         lengths = torch.where(targets == IGNORED, 0, token_bytes[targets.clamp(min=0)])
         nats += (loss * (lengths > 0)).sum().item()

@@ -23,6 +23,7 @@ _ADAMW_GROUPS = {
     4: ("unembedding", "embedding", "resid", "x0"),
     5: ("unembedding", "embedding", "value_embeds", "resid", "x0"),
     6: ("unembedding", "embedding", "value_embeds", "resid", "x0", "smear_backout"),
+    7: ("unembedding", "embedding", "value_embeds", "resid", "x0", "smear_backout", "matrix"),  # AdamW alone
 }
 
 
@@ -71,7 +72,8 @@ def meta_rows(
 
 def _row(meta: Mapping[str, Any], step: int) -> dict[str, Any]:
     """The columns that a meta file fills. The step is that of the file's name, which is the one that gets loaded."""
-    lab = meta.get("lab", {})
+    ours = meta.get("lab", {}).get("training", {})
+    ours = ours if isinstance(ours, dict) else {}
     loop = meta.get("loop_state")
     loop = loop if isinstance(loop, dict) else {}
     settings = meta.get("user_config", {})
@@ -92,9 +94,9 @@ def _row(meta: Mapping[str, Any], step: int) -> dict[str, Any]:
         "row_group": _whole(position.get("rg_idx")),
         "events": ["checkpoint"],
     }
-    for name in ("train_loss", "learning_rate", "time"):  # ours, beside nanochat's keys
+    for name in ("train_loss", "learning_rate", "time"):  # nanochat writes none of them
         value = _real(meta.get(name))
-        row[name] = value if value is not None else _real(lab.get(name))
+        row[name] = value if value is not None else _real(ours.get(name))
     if row["time"] is None:
         row["time"] = _real(loop.get("total_training_time"))
     iterations = _whole(settings.get("num_iterations"))

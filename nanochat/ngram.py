@@ -16,6 +16,7 @@ c_n counts: occurrences at the highest order; below it, in how many different co
 that follows one word only says little about what comes after another. c_n(h) is the sum over w, t_n(h) the number of
 different w. p_0 is 1 / V. Source: Chen and Goodman 1998, "An Empirical Study of Smoothing Techniques", section 3, with
 one discount an order, d = n1 / (n1 + 2 n2), where n1 and n2 are how many c_n are 1 and 2 (Ney, Essen and Kneser 1994).
+N-grams that begin with bos are counted like all others; KenLM keeps their occurrences at every order.
 """
 
 from collections.abc import Iterable, Sequence

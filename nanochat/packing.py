@@ -55,6 +55,11 @@ class BestFit:
         self._documents[self._arrived] = document
         self._arrived += 1
 
+    @property
+    def arrived(self) -> int:
+        """How many documents were ever added."""
+        return self._arrived
+
     def has(self, room: int) -> bool:
         """Whether there is a document of at most `room` tokens."""
         return bool(self._lengths) and self._lengths[0] <= room
@@ -97,6 +102,7 @@ class LaneState:
     place: Place
     rows: int  # rows of the current optimizer step already packed
     documents: list[Ids]  # buffered, in order of arrival
+    used_up: bool = False  # as many documents packed as one pass has; not saved: only a lane that began anew knows
 
 
 def lane_groups(groups: int, lane: int, lanes: int) -> list[tuple[int, int, int]]:
@@ -186,6 +192,8 @@ class Lane:
     def __init__(self, number: int, reader: Reader, rows: int = 0, documents: Sequence[Ids] = ()) -> None:
         self.number, self.reader, self.rows = number, reader, rows
         self.buffer = BestFit(documents)
+        self._began_anew = reader.place == Place() and not documents
+        self._pass: int | None = None  # documents of one pass, known once the reader has begun the next
 
     def pack(self, row: NDArray[np.int64] | None, length: int) -> None:
         """Fill one row of `length` tokens; None where another rank uses the row and only its documents must go."""
@@ -193,7 +201,10 @@ class Lane:
         filled = 0
         while filled < length:
             while len(self.buffer) < BUFFER_DOCUMENTS:  # before each placement, as nanochat does
-                for document in self.reader.read():
+                documents = self.reader.read()
+                if self._began_anew and self._pass is None and self.reader.place.epoch > 1:
+                    self._pass = self.buffer.arrived
+                for document in documents:
                     self.buffer.add(document)
             if whole and filled and not self.buffer.has(length - filled):
                 if row is not None:
@@ -209,7 +220,8 @@ class Lane:
 
     def state(self) -> LaneState:
         """As of now. Documents never change, so this copies a list and no token."""
-        return LaneState(self.number, self.reader.place, self.rows, self.buffer.documents())
+        used_up = self._pass is not None and self.buffer.arrived - len(self.buffer) >= self._pass
+        return LaneState(self.number, self.reader.place, self.rows, self.buffer.documents(), used_up)
 
 
 def cut(ids: Ids, length: int) -> list[Ids]:

@@ -79,6 +79,20 @@ def disk_use(folder: Path, max_files: int = 200_000) -> DiskUse:
     return DiskUse(size, files, complete)
 
 
+def readable_size(size: int) -> str:
+    """Bytes in decimal units, as disks are sold: 999 bytes, 8.9 MB, 2.6 GB.
+
+    >>> readable_size(8_943_100)
+    '8.9 MB'
+    """
+    if size < 1000:
+        return f"{size} byte{'' if size == 1 else 's'}"
+    exponent = 1
+    while size / 1000**exponent >= 999.95 and exponent < 4:  # 999.95 would be written as 1000.0
+        exponent += 1
+    return f"{size / 1000**exponent:.1f} {('kB', 'MB', 'GB', 'TB')[exponent - 1]}"
+
+
 def folder_problem(folder: Path) -> str | None:
     """Why `folder` cannot be read, as words that end a sentence; None if it can, or if nothing is there yet."""
     try:

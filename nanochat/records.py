@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,6 @@ class StepRecord:
         if broken and NOT_FINITE not in self.events:
             finite["events"] = [*self.events, NOT_FINITE]
         return json.dumps(finite, allow_nan=False) + "\n"
-
-    def with_events(self, *words: str) -> "StepRecord":
-        """The same record with more events."""
-        return replace(self, events=(*self.events, *words))
 
 
 class RecordWriter:

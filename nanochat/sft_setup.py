@@ -44,6 +44,7 @@ RATE_FLAGS = {
     "value_embeds": "embedding_lr",
     "unembedding": "unembedding_lr",
 }
+LEAST_ROWS = 4  # of an evaluation: one alone might hold nothing that the model is to learn
 SAMPLED = 200  # conversations that are rendered to estimate the length of an epoch
 
 
@@ -133,7 +134,8 @@ def prepared(
     from nanochat.sft_data import SFTLoader
     from nanochat.sft_schedule import SFT_MOMENTUM, SFTSchedule
     from nanochat.training import Setup
-    from nanochat.training_checkpoints import Saver, entered, load_weights, state_of
+    from nanochat.training_checkpoints import Saver, entered, load_weights, make_room, state_of
+    from nanochat.training_sizes import fit_evaluation
 
     device = parts_of.rank_device(args.device_type, world)
     # A longer context than the base model's is learnt; a shorter one only makes shorter rows.
@@ -157,19 +159,28 @@ def prepared(
         kind, why = choose_kind(args, averages)
         epoch_tokens = tokens_of_a_pass(mixture, base.tokenizer, context)
         speed = parts_of.choose_speed(
-            config, device, horizon, batch_tokens=rows * context, step_flops=flops * batch,
+            config, device, horizon, batch_tokens=rows * context,
+            step_flops=round(flops * (batch + parts_of.optimizer_tokens(config, kind))),
             steps=max(1, round(epoch_tokens / batch)), optimizer=kind, dtype=args.dtype, compile_step=args.compile,
             meta=None if resumption is None else resumption.meta, world=world,
         )  # fmt: skip
         for line in (*speed.lines, f"optimizer: {kind} ({why})"):
             say(line)
+        if horizon.seconds is not None and resumption is None and device.device == "cpu":
+            rate = world.size * parts_of.training_speed(speed.flops_per_second) / flops  # tokens a second
+            (rate,) = world.add([rate if world.first else 0.0])  # all ranks evaluate on the same
+            update = (batch + parts_of.optimizer_tokens(config, kind)) / rate
+            least = LEAST_ROWS * context * world.size
+            for line in fit_evaluation(args, given, horizon.seconds, rate, update, least, args.eval_tokens):
+                say(line)
         model = GPT(config)
         if resumption is None:
             model.load_state_dict(base.weights)
         else:
             load_weights(resumption, model)
         model.to(device=device.device).float()
-        optimizer = build_optimizer(args, given, model, kind, averages, resumption, speed.newton_schulz, say)
+        scale = args.init_lr_frac * pretraining_scale(base, batch)
+        optimizer = build_optimizer(args, given, model, kind, averages, resumption, scale, speed.newton_schulz, say)
         for line in introduction(args, horizon, mixture, epoch_tokens, accumulation, resumption, world):
             say(line)
 
@@ -178,6 +189,7 @@ def prepared(
             rows_per_step=rows * accumulation * world.size, device=device.device,
             state=None if resumption is None else resumption.loader,
         )  # fmt: skip
+        make_room(folder, resume, world, device.device)
         state = state_of(resumption, flops)
         saver = Saver(
             folder, base.tokenizer, config, args.save_every, args.save_minutes, saved_step=state.step or None,
@@ -189,7 +201,7 @@ def prepared(
         setup = Setup(
             model, optimizer, loader, horizon, parts_of.batch_loss(model, speed.dtype, speed.compiled), schedule,
             momentum=SFT_MOMENTUM, accumulation=accumulation, clip=args.clip,
-            looks=looks(args, model, base.tokenizer, val_tasks, device.device, world, stop), saver=saver,
+            looks=looks(args, model, base.tokenizer, val_tasks, device.device, world, stop, speed.dtype), saver=saver,
             metrics=stack.enter_context(RecordWriter(folder / METRICS_NAME)) if world.first else None,
             flops_per_token=flops, peak_flops=world.size * (parts_of.peak_flops(device.name) or 0) or None,
             world=world, device=device.device, stop=stop, state=state,
@@ -199,9 +211,9 @@ def prepared(
 
 def looks(
     args: argparse.Namespace, model: GPT, tokenizer: Tokenizer, val_tasks: list[Task], device: str, world: World,
-    stop: StopRequest,
+    stop: StopRequest, dtype: torch.dtype | None = None,
 ) -> list[Any]:  # fmt: skip
-    """Bits per byte on the unseen part of every task, where there is any."""
+    """Bits per byte on the unseen part of every task, where there is any, computed in `dtype`."""
     from nanochat.sft_data import one_epoch
     from nanochat.training import Look
     from nanochat.training_evaluation import Evaluation
@@ -217,7 +229,7 @@ def looks(
             rank=world.rank, world_size=world.size, device=device,
         )  # fmt: skip
 
-    evaluation = Evaluation(model, batches, tokenizer.token_bytes(), world=world, device=device, stop=stop)
+    evaluation = Evaluation(model, batches, tokenizer.token_bytes(), world=world, device=device, stop=stop, dtype=dtype)
     return [Look("evaluation", evaluation, every=args.eval_every, at_start=True)]
 
 
@@ -251,6 +263,7 @@ def build_optimizer(
     kind: Any,
     averages: list[Any] | None,
     resumption: Resumption | None,
+    scale: float,
     newton_schulz: str | None,
     say: Say,
 ) -> Optimizer:
@@ -258,14 +271,12 @@ def build_optimizer(
 
     The rates are a part of those that pretraining began with, as its optimizer remembers them. nanochat takes the flags
     instead, which base_train multiplied by the square root of the batch: the same at its own batch of 2^19 tokens,
-    twenty times too hot at a small one. A rate that is given counts as base_train's does.
+    twenty times too hot at a small one. A rate that is given counts as base_train's does: times `scale`.
     """
-    from nanochat.horizon import rate_scale
     from nanochat.optim import OptimConfig
     from nanochat.optim import build_optimizer as build
     from nanochat.training_checkpoints import load_averages
 
-    scale = rate_scale(args.total_batch_size) * args.init_lr_frac
     config = OptimConfig(
         kind=kind, matrix_lr=args.matrix_lr * scale, embedding_lr=args.embedding_lr * scale,
         unembedding_lr=args.unembedding_lr * scale, scalar_lr=OptimConfig.scalar_lr * scale,
@@ -287,6 +298,14 @@ def build_optimizer(
     if resumption is None:
         say("Loaded optimizer state from pretrained checkpoint (momentum buffers only, LRs reset)")
     return optimizer
+
+
+def pretraining_scale(base: Base, batch: int) -> float:
+    """The factor that base_train put on the rates of its flags: as recorded, else nanochat's rule for this batch."""
+    from nanochat.horizon import rate_scale
+
+    saved = (base.meta.get("user_config") or {}).get("lr_scale")
+    return float(saved) if isinstance(saved, int | float) and saved > 0 else rate_scale(batch)
 
 
 def choose_horizon(args: argparse.Namespace) -> Horizon:

@@ -173,7 +173,8 @@ class _Run:
         self.phase: str | None = None
         if self.state.step:  # a resumed run must tell "warmdown_start" where the uninterrupted one would
             self.phase = setup.schedule.phase(setup.horizon.moment(self.state.step - 1, self.state.elapsed))
-        self.boundary: dict[str, Any] | None = None  # the loader's state before a slow step
+        self.boundary: tuple[Any, dict[str, int]] | None = None  # the loader's state and position before a slow step
+        self.looked: set[int] = set()  # which of the looks are done at this step
         self.ending: str | None = None  # a stop request that arrived inside a step
         setup.model.train()
 
@@ -183,6 +184,7 @@ class _Run:
         Both take time, of which a budget may have none left, and a stop may be asked for meanwhile.
         """
         self.state.evaluated = None
+        self.looked.clear()
         while True:
             at, ending = self.agree()
             took_time = [self.save(ending), self.look(ending)]
@@ -224,16 +226,17 @@ class _Run:
     def look(self, ending: str | None) -> bool:
         """Evaluate and sample where that is due, each once a step."""
         setup, state, looked = self.setup, self.state, False
-        for look in setup.looks:
+        for number, look in enumerate(setup.looks):
             regular = look.every > 0 and state.step % look.every == 0 and (state.step > 0 or look.at_start)
             due = (regular and ending in (None, "finished")) or (ending == "finished" and look.at_end)
-            if not due or look.event in self.events:
+            if not due or number in self.looked:
                 continue
             looked = True
+            self.looked.add(number)  # whatever comes of it: what gives no figure once gives none at once again
             with torch.no_grad():
                 value = look.run(state.step)
             if look.event == "evaluation":
-                if value is None:  # a stop request cut it short
+                if value is None:  # a stop request cut it short, or there is nothing to measure
                     continue
                 state.evaluated = state.val_bpb = value
                 state.min_val_bpb = min(state.min_val_bpb, value)
@@ -276,7 +279,8 @@ class _Run:
         """
         setup, world = self.setup, self.setup.world
         may_stop = world.size == 1 and setup.accumulation > 1 and self.clock.typical_or(SLOW_STEP) >= SLOW_STEP
-        self.boundary = setup.loader.state_dict() if may_stop and setup.saver is not None else None
+        if may_stop and setup.saver is not None:
+            self.boundary = setup.loader.state_dict(), dict(setup.loader.position)
         batches = [setup.loader.next_batch() for _ in range(setup.accumulation)]
         mine = [float(sum((batch.targets >= 0).sum() for batch in batches)), sum(b.inputs.numel() for b in batches)]
         counted, tokens = world.add(mine, setup.device)

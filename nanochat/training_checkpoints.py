@@ -66,8 +66,12 @@ class Saver:
         by_time = self.minutes is not None and state.elapsed - self.saved_at >= 60 * self.minutes
         return ending or by_step or by_time
 
-    def save(self, setup: "Setup", state: TrainingState, loader_state: Any = None) -> None:
-        """Save this step, every rank its share. `loader_state` replaces the loader's own where a step was dropped.
+    def save(
+        self, setup: "Setup", state: TrainingState, boundary: "tuple[Any, Mapping[str, int]] | None" = None
+    ) -> None:
+        """Save this step, every rank its share.
+
+        boundary: state and position of the loader in place of its present ones, where a step was dropped.
 
         Raises:
             CheckpointError: the disk is full or gone; the folder is as it was.
@@ -75,11 +79,12 @@ class Saver:
         """
         world = setup.world
         optimizer = _on_cpu(setup.optimizer.state_dict())
-        loader = _on_cpu(setup.loader.state_dict() if loader_state is None else loader_state)
+        loader_state, position = boundary or (setup.loader.state_dict(), setup.loader.position)
+        loader = _on_cpu(loader_state)
 
         def write(model: Mapping[str, Any]) -> None:
             save_checkpoint(
-                self.folder, state.step, model, optimizer, self.meta(setup, state), world.rank,
+                self.folder, state.step, model, optimizer, self.meta(setup, state, position), world.rank,
                 tokenizer=self.tokenizer, config=self.config, world_size=world.size, loader_data=loader,
             )  # fmt: skip
 
@@ -92,7 +97,7 @@ class Saver:
         if setup.world.first and "lab" in read_meta(self.folder / meta_name(state.step)):
             amend_meta(self.folder, state.step, {"val_bpb": state.val_bpb, "loop_state": state.loop_state()})
 
-    def meta(self, setup: "Setup", state: TrainingState) -> dict[str, Any]:
+    def meta(self, setup: "Setup", state: TrainingState, position: Mapping[str, int]) -> dict[str, Any]:
         """What stands in the meta file: nanochat's keys at the top, so that its code goes on from it, ours in `lab`."""
         rate = next((g["lr"] for g in setup.optimizer.param_groups if g.get("name") == "matrix"), None)
         training = {
@@ -109,7 +114,7 @@ class Saver:
             "val_bpb": state.val_bpb,
             "model_config": self.config.upstream(),
             **self.facts,
-            "dataloader_state_dict": dict(setup.loader.position),
+            "dataloader_state_dict": dict(position),
             "loop_state": state.loop_state(),
             "lab": {**self.lab, "training": training},
         }
@@ -136,6 +141,21 @@ class Resumption:
     def user_config(self) -> dict[str, Any]:
         """The flags that the run was started with."""
         return dict(self.meta.get("user_config") or {})
+
+
+def require_unused(folder: Path, world: World, device: Any = "cpu") -> None:
+    """Find out early whether another trainer holds a run's folder; a folder that is not there is not made.
+
+    Raises:
+        CheckpointError: one does, or the folder cannot be written.
+    """
+
+    def look() -> None:
+        if world.first and folder.is_dir():
+            with durable.directory_lock(folder):
+                pass
+
+    world.all_or_none(look, device)
 
 
 @contextmanager
@@ -167,16 +187,36 @@ def opened(folder: str | Path, parameters: int, world: World | None = None, devi
 
 
 def begin(folder: Path, world: World, *, resume: int | None, force: bool = False, device: Any = "cpu") -> int | None:
-    """Make a folder that is held ready for a run: nothing in it may mix with what the run will write.
+    """Choose the step to go on from, and refuse what would mix with what the run will write; nothing is changed.
 
     resume: the step to go on from, -1 for the last complete one, None for a new run. Returns that step.
+    `make_room` removes what `force` allows to be removed, once everything that the run needs has been opened.
 
     Raises:
         CheckpointError: there are steps of another run here, or later ones than the one to go on from, and no `force`.
     """
-    mine = world.all_or_none(lambda: _make_ready(folder, resume, force) if world.first else None, device)
+    mine = world.all_or_none(lambda: _choose_step(folder, resume, force) if world.first else None, device)
     (step,) = world.add([-1 if mine is None else mine] if world.first else [0], device)
     return None if step < 0 else int(step)
+
+
+def make_room(folder: Path, step: int | None, world: World, device: Any = "cpu") -> None:
+    """Remove what comes after `step` (None: all) from a folder that `begin` has allowed: steps and lines of metrics.
+
+    Call it last before the run: a step that turns out to be damaged must not cost the later ones.
+
+    Raises:
+        CheckpointError, RecordError: the folder cannot be written.
+        DistributedError: another rank has failed before it came here, or while this was done.
+    """
+
+    def remove() -> None:
+        if world.first:
+            remove_steps(folder, _later_steps(folder, step))
+            truncate_after(folder / METRICS_NAME, -1 if step is None else step - 1)
+
+    world.barrier(device)  # every rank has opened its share
+    world.all_or_none(remove, device)
 
 
 @contextmanager
@@ -189,13 +229,17 @@ def entered(
         yield None if step is None else read_resumption(folder, step, world)
 
 
-def _make_ready(folder: Path, resume: int | None, force: bool) -> int | None:
+def _later_steps(folder: Path, step: int | None) -> list[int]:
+    """The steps after this one; all where it is None."""
+    return [other for other in list_steps(folder)[0] if step is None or other > step]
+
+
+def _choose_step(folder: Path, resume: int | None, force: bool) -> int | None:
     """The work of `begin`, done by one rank."""
-    steps = list_steps(folder)[0]
     step = None
     if resume is not None:
         step = find_last_step(folder) if resume < 0 else existing_step(folder, resume)
-    in_the_way = [other for other in steps if step is None or other > step]
+    in_the_way = _later_steps(folder, step)
     if in_the_way and not force:
         there = shown(", ".join(map(str, in_the_way)), 100)
         if step is None:
@@ -207,8 +251,6 @@ def _make_ready(folder: Path, resume: int | None, force: bool) -> int | None:
             f"{location(folder)}: steps {there} come after step {step} and would mix with what this run writes; go on "
             "from the last one (--resume), or remove them (--force)"
         )
-    remove_steps(folder, in_the_way)
-    truncate_after(folder / METRICS_NAME, -1 if step is None else step - 1)
     return step
 
 

@@ -6,15 +6,15 @@ depend on how many there are. The rows are the same every time, so they are read
     Look("evaluation", Evaluation(model, batches, token_bytes), every=250, at_start=True)
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from nanochat.dataloader import Batch
 from nanochat.distributed import World
-from nanochat.loss_eval import evaluate_bpb
+from nanochat.loss_eval import LossEvalError, evaluate_bpb
 
 if TYPE_CHECKING:
     from nanochat.gpt import GPT
@@ -48,11 +48,14 @@ class Evaluation:
         world: World | None = None,
         device: Any = "cpu",
         stop: Callable[[], str | None] = lambda: None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         """batches: gives this rank's part, objects with `inputs` and `targets` (B, T), anew at every call.
-        token_bytes: (V,) as evaluate_bpb takes them. stop: asked before every batch, on a single rank.
+        token_bytes: (V,) as evaluate_bpb takes them. stop: asked before every batch, on a single rank. dtype: the
+        format that the run computes in; None: that of the weights.
         """
         self.model, self.batches, self.world, self.device = model, batches, world or World(), device
+        self.dtype = dtype
         self.token_bytes = torch.as_tensor(token_bytes, device=device)
         self.stop = stop if self.world.size == 1 else lambda: None  # ranks that stop apart would wait for ever
         self._kept: list[Any] | None = []
@@ -63,7 +66,7 @@ class Evaluation:
         Raises:
             LossEvalError: no target stands for any byte.
         """
-        counted = 0
+        counted, nothing = 0, None
 
         def pairs() -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal counted
@@ -77,15 +80,21 @@ class Evaluation:
         training = self.model.training
         self.model.eval()
         try:
-            mine = evaluate_bpb(self.model, pairs(), self.token_bytes)
+            mine = evaluate_bpb(self.model, pairs(), self.token_bytes, self.dtype)
         except _Stopped:
             return None
+        except LossEvalError as error:
+            if self.world.size == 1:
+                raise
+            mine, nothing = 0.0, error  # a short text may have no row for this rank; the others wait for its sums
         finally:
             self.model.train(training)
         if self.world.size == 1:
             return mine
         bits, total = self.world.add([mine * counted, float(counted)], self.device)
-        return bits / total if total else math.nan
+        if not total:
+            raise nothing or LossEvalError("no rank has text to evaluate; name longer text, or use fewer ranks")
+        return bits / total
 
     def _batches(self) -> Iterator[Any]:
         """The batches, from memory where they have been kept."""
@@ -114,6 +123,32 @@ def first_batches(open_loader: Callable[[], Any], count: int) -> Callable[[], It
                 yield loader.next_batch()
         finally:
             loader.close()
+
+    return batches
+
+
+def first_rows(
+    open_loader: Callable[[], Any], rows: int, batch_size: int, world: World | None = None, device: Any = "cpu"
+) -> Callable[[], Iterator[Batch]]:
+    """This rank's part of the first `rows` rows of a text, or of those that one pass over it makes, if these are fewer.
+
+    open_loader: a loader of single rows, the same on every rank: all ranks read all rows, and batch after batch of
+    `batch_size` rows goes to one rank after the other. So neither their number nor the batch decides what is scored.
+    """
+    world = world or World()
+
+    def batches() -> Iterator[Batch]:
+        with open_loader() as loader:
+            read, number = 0, 0
+            while read < rows and not loader.used_up:
+                taken: list[Any] = []
+                while len(taken) < batch_size and read < rows and not loader.used_up:
+                    taken.append(loader.next_batch())
+                    read += 1
+                if number % world.size == world.rank:
+                    inputs, targets = (torch.cat(part) for part in zip(*taken, strict=True))  # (B, T)
+                    yield Batch(inputs.to(device), targets.to(device))
+                number += 1
 
     return batches
 

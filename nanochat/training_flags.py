@@ -12,12 +12,19 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanochat.paths import expand, workspace
 
+if TYPE_CHECKING:
+    from nanochat.distributed import World
+
 # What a resumed run does not take over from the run that it continues.
 NOT_INHERITED = {"run", "device_type", "resume", "resume_from_step", "force", "base_dir", "model_tag", "json", "fp8"}
+# Different ways to say how long a run is: a new one that is given stands in place of the old one, whichever that was.
+# target_param_data_ratio gives way to all of them anyway, and it is kept: the size of an update follows from it too.
+LENGTHS = {"minutes", "budget", "num_iterations", "target_tokens", "target_flops"}
+RATIO = "target_param_data_ratio"
 
 
 def add_resume(group: Any) -> None:
@@ -64,24 +71,32 @@ def resuming(args: argparse.Namespace) -> bool:
 
 
 def take_over(
-    make_parser: Callable[[], argparse.ArgumentParser], argv: list[str] | None, folder: Path
+    make_parser: Callable[[], argparse.ArgumentParser],
+    argv: list[str] | None,
+    folder: Path,
+    world: World,
+    device: Any = "cpu",
 ) -> argparse.Namespace:
     """The flags for going on with the run in `folder`: what the command line does not give is as it was started.
 
-    `resume_from_step` is then the step, chosen where the flags leave that open.
+    `resume_from_step` is then the step, chosen where the flags leave that open. Every rank calls it.
 
     Raises:
-        CheckpointError: there is no such run or step.
+        CheckpointError: another trainer is writing there, or there is no such run or step.
     """
     from nanochat.checkpoint_files import meta_name
     from nanochat.checkpoint_manager import find_last_step, read_meta
+    from nanochat.training_checkpoints import require_unused
 
+    require_unused(folder, world, device)  # before its first save a run that goes on looks like one that never was
     parser = make_parser()
     args, given = parser.parse_args(argv), given_flags(make_parser(), argv)
     step = args.resume_from_step if args.resume_from_step >= 0 else find_last_step(folder)
     saved = read_meta(folder / meta_name(step)).get("user_config") or {}
     known = {name: value for name, value in saved.items() if hasattr(args, name)}
-    parser.set_defaults(**{name: known[name] for name in known.keys() - NOT_INHERITED - given})
+    new_length = any(getattr(args, name) != -1 for name in given & {*LENGTHS, RATIO})  # -1: off
+    own = NOT_INHERITED | given | (LENGTHS if new_length else set())
+    parser.set_defaults(**{name: known[name] for name in known.keys() - own})
     args = parser.parse_args(argv)
     args.resume_from_step = step
     return args

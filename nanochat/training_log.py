@@ -58,7 +58,11 @@ class StepLog:
         lines = []
         if record.val_bpb is not None:
             lines.append(f"Step {record.step:05d} | Validation bpb: {record.val_bpb:.{self.bpb_digits}f}")
-        lines += [f"Step {record.step:05d} | {REMARKS[word]}" for word in record.events if word in REMARKS]
+        loaded = (
+            "resumed" in record.events
+        )  # the record has "checkpoint" as in the run's first life; nothing is written
+        words = [word for word in record.events if word in REMARKS and not (loaded and word == "checkpoint")]
+        lines += [f"Step {record.step:05d} | {REMARKS[word]}" for word in words]
         if record.train_loss is not None and "diverged" not in record.events:
             seconds = self._step_tokens / record.tokens_per_second if record.tokens_per_second else 0.0
             lines.append(self._step_line(record, seconds))

@@ -42,13 +42,8 @@ def plan_pretraining(flags: argparse.Namespace, vocab_size: int, world_size: int
     """
     config = config_of(flags, flags.depth, vocab_size)
     counts, flops = size_of(config)
-    params = horizon.scaling_params(counts)
-    reference = horizon.scaling_params(size_of(config_of(flags, horizon.REFERENCE_DEPTH, vocab_size))[0])
-    ratio = flags.target_param_data_ratio
-    rule = ratio if ratio > 0 else horizon.DEFAULT_RATIO
-    batch = flags.total_batch_size
-    if batch == -1:
-        batch = horizon.choose_batch_tokens(params, reference, rule)
+    params, reference, rule = _rule(flags, vocab_size)
+    batch = flags.total_batch_size if flags.total_batch_size != -1 else batch_by_depth(flags, vocab_size)
     scale = horizon.rate_scale(batch) if flags.lr_scale is None else flags.lr_scale
     decay = horizon.weight_decay_scale(params, reference, batch, rule, scale)
     return Plan(
@@ -73,11 +68,26 @@ def plan_pretraining(flags: argparse.Namespace, vocab_size: int, world_size: int
             steps=_given(flags.num_iterations),
             tokens=_given(flags.target_tokens),
             flops=_given(flags.target_flops),
-            ratio=_given(ratio),
+            ratio=_given(flags.target_param_data_ratio),
         ),
         Schedule(flags.schedule, flags.warmup_steps, flags.warmdown_ratio, flags.final_lr_frac),
         *_of_that_day(flags.optimizer),
     )
+
+
+def batch_by_depth(flags: argparse.Namespace, vocab_size: int) -> int:
+    """Tokens of an update by nanochat's rule. Raises HorizonError and ConfigError."""
+    return horizon.choose_batch_tokens(*_rule(flags, vocab_size))
+
+
+def _rule(flags: argparse.Namespace, vocab_size: int) -> tuple[int, int, float]:
+    """What nanochat's rules ask for: the weights that count, those of the reference, and tokens for each weight."""
+    params, reference = (
+        horizon.scaling_params(size_of(config_of(flags, depth, vocab_size))[0])
+        for depth in (flags.depth, horizon.REFERENCE_DEPTH)
+    )
+    ratio = flags.target_param_data_ratio
+    return params, reference, ratio if ratio > 0 else horizon.DEFAULT_RATIO
 
 
 def config_of(flags: argparse.Namespace, depth: int, vocab_size: int) -> GPTConfig:

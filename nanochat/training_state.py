@@ -75,7 +75,7 @@ class TrainingState:
             smooth_loss=float(loop.get("smooth_train_loss") or 0.0),
             train_loss=ours.get("train_loss"),
             val_bpb=meta.get("val_bpb"),
-            min_val_bpb=float(loop.get("min_val_bpb", math.inf)),
+            min_val_bpb=math.inf if (least := loop.get("min_val_bpb")) is None else float(least),
             training_time=spent,
         )
 

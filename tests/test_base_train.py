@@ -7,37 +7,34 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from nanochat import precision
 from nanochat.checkpoint_manager import list_steps, load_model, read_meta, verify
-from nanochat.errors import exit_status
+from nanochat.dataset import open_dataset
+from nanochat.device import choose_device
+from nanochat.distributed import World
 from nanochat.records import METRICS_NAME, read_lines
-from nanochat.scripts import base_train
+from nanochat.scripts import base_train, tok_train
+from nanochat.training_evaluation import Evaluation
+from nanochat.training_setup import new_model
+from nanochat.training_signals import StopRequest
 from tests.archive_support import same
+from tests.checkpoint_support import make_tokenizer, tiny_config
+from tests.dataset_support import write_shards
 from tests.support import FIXTURES, needs_fixtures
-from tests.training_support import Life, arguments, base_dir, everything, without_clocks
+from tests.training_support import Life, arguments, base_dir, everything, run, without_clocks
 
 STEP_LINE = re.compile(
     r"step \d{5}/\d{5} \(\d+\.\d\d%\) \| loss: \d+\.\d{6} \| lrm: \d\.\d\d \| dt: [\d.]+ms \| tok/sec: [\d,]+ \| "
     r"bf16_mfu: [\d.]+ \| epoch: \d+ pq: \d+ rg: \d+ \| total time: [\d.]+m( \| eta: -?[\d.]+m)?"
 )
-
-
-def run(base: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[int, str, str]:
-    """base_train in this process: its status, output and messages."""
-    capsys.readouterr()
-    status = exit_status("base_train", lambda: base_train.main(arguments(base, **changes)))
-    return status, *capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -194,128 +191,6 @@ def test_stopped_and_continued_it_goes_on(tmp_path: Path, whole: Path) -> None:
     check_equal(base / "base_checkpoints" / "d2", whole)
 
 
-def test_a_budget_is_kept_and_carried_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = base_dir(tmp_path)
-    status, out, _ = run(base, capsys, num_iterations=None, budget=2, eval_every=1000, save_every=-1)
-    assert status == 0
-    assert "a budget of 2 seconds" in out
-    folder = base / "base_checkpoints" / "d2"
-    records = list(read_lines(folder / METRICS_NAME))
-    assert 1.5 < records[-1]["time"] < 60
-    assert records[-2]["lr_multiplier"] < 0.3
-    status, out, _ = run(base, capsys, num_iterations=None, resume=True)  # the budget is inherited, and it is spent
-    assert status == 0
-    assert [record["step"] for record in read_lines(folder / METRICS_NAME)] == list(range(len(records)))
-
-
-def test_a_resumed_run_takes_its_flags_from_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = base_dir(tmp_path)
-    assert run(base, capsys, num_iterations=10, save_every=5)[0] == 0
-    few = [f"--base-dir={base}", "--model-tag=d2", "--resume", "--num-iterations=12", "--compile=off"]
-    capsys.readouterr()
-    assert base_train.main(few) == 0
-    assert "step 00011/00012" in capsys.readouterr().out
-    status, _, message = run(base, capsys, resume=True, depth=3, model_tag="d2")
-    assert status == 1
-    assert "n_layer 2 and the flags ask for 3" in message
-
-
-def test_a_resumed_run_does_not_race_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A race may end either way on a busy machine; the run goes on in the format that it began with, to the bit."""
-
-    def faster(name: str) -> None:
-        choice = precision.PrecisionChoice(getattr(torch, name), f"{name}: it was faster.", {})
-        monkeypatch.setattr(precision, "race", lambda *args: choice)
-
-    (tmp_path / "base").mkdir()
-    base = base_dir(tmp_path / "base")
-    flags = {"dtype": None, "compile": None, "save_every": 4, "eval_every": -1, "num_iterations": 8}
-    faster("bfloat16")
-    assert Life(*arguments(base, **flags)).end() == 0
-    folder, before = base / "base_checkpoints" / "d2", tmp_path / "before"
-    shutil.copytree(folder, before)
-    faster("float32")
-    life = Life(*arguments(base, **flags, resume_from_step=4, force=True))
-    assert life.end() == 0
-    assert "Number format: bfloat16 (as the run began); not compiled, as the run began" in life.output
-    assert same(everything(folder, 8), everything(before, 8))
-    assert without_clocks(folder) == without_clocks(before)
-    lab = read_meta(folder / "meta_000008.json")["lab"]
-    assert lab["speed"] == {
-        "number_format": "bfloat16", "compiled": False, "newton_schulz": "bfloat16", "device": "cpu",
-    }  # fmt: skip
-    assert lab["optimizer"]["newton_schulz"] == "bfloat16"
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"fp8": True}, "8-bit training is not offered here"),
-        ({"tokenizer_dir": "nowhere"}, "there is no tokenizer; make one with `nanochat tok_train"),
-        ({"data": "nowhere.txt"}, "nowhere.txt"),
-        ({"total_batch_size": 100}, "no multiple of 2 rows x 32 tokens"),
-        ({"schedule": "wsd", "warmdown_ratio": 2}, "warmdown_ratio is 2"),
-        ({"resume": True}, "d2"),
-        ({"num_iterations": None, "target_param_data_ratio": -1}, "no end is given"),
-        ({"depth": 0}, "depth is 0"),
-        ({"matrix_lr": -1}, "matrix_lr"),
-    ],
-)
-def test_what_cannot_be_done_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], words: str
-) -> None:
-    status, _, message = run(base_dir(tmp_path), capsys, **changes)
-    assert status == 1
-    assert words in message
-    assert len(message.strip().splitlines()) == 1
-    assert not list(tmp_path.glob("base_checkpoints/*/model*"))
-
-
-def test_an_old_run_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = base_dir(tmp_path)
-    assert run(base, capsys, num_iterations=2)[0] == 0
-    status, _, message = run(base, capsys, num_iterations=3)
-    assert status == 1
-    assert "a run is here already" in message
-    assert list_steps(base / "base_checkpoints" / "d2")[0] == (2,)
-    assert run(base, capsys, num_iterations=3, force=True)[0] == 0
-    assert list_steps(base / "base_checkpoints" / "d2")[0] == (3,)
-
-
-def test_another_text_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = base_dir(tmp_path)
-    assert run(base, capsys, num_iterations=2)[0] == 0
-    with (base / "text.jsonl").open("a") as file:
-        file.write('{"text": "one more"}\n')
-    status, _, message = run(base, capsys, num_iterations=4, resume=True)
-    assert status == 1
-    assert len(message.strip().splitlines()) == 1
-    assert list_steps(base / "base_checkpoints" / "d2")[0] == (2,)
-
-
-@needs_fixtures
-def test_a_run_of_nanochats_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From its step 40, with the flags it was started with; its own log tells the losses to expect."""
-    theirs = FIXTURES / "nanochat_2026_07_03"
-    for name in ("base_checkpoints/d4", "base_data_climbmix", "tokenizer"):
-        shutil.copytree(theirs / name, tmp_path / name)
-    flags = [f"--base-dir={tmp_path}", "--model-tag=d4", "--dtype=float32", "--sample-every=-1", "--compile=off"]
-    assert exit_status("b", lambda: base_train.main([*flags, "--resume-from-step=40", "--num-iterations=50"])) == 1
-    assert "steps 80, 120 come after step 40" in capsys.readouterr().err
-    flags += ["--resume-from-step=40", "--force", "--num-iterations=46", "--warmdown-ratio=0.1"]
-    assert exit_status("b", lambda: base_train.main(flags)) == 0
-    meta = Path("base_checkpoints", "d4", "meta_000040.json")
-    assert (tmp_path / meta).read_bytes() == (theirs / meta).read_bytes()
-    out = capsys.readouterr().out
-    losses = dict(re.findall(r"^step (\d+)/.*? loss: ([\d.]+)", out, re.MULTILINE))
-    log = (theirs / "logs" / "base_train.log").read_text()
-    expected = dict(re.findall(r"^step (\d+)/.*? loss: ([\d.]+)", log, re.MULTILINE))
-    for step in ("00040", "00041", "00042"):  # the text is not quite the same, so the loss is not either
-        assert float(losses[step]) == pytest.approx(float(expected[step]), abs=0.1)
-    assert re.search(r"^Step 00040 \| Validation bpb: 2.5498", out, re.MULTILINE)
-    assert "read ahead are lost" in out
-
-
 @pytest.mark.prove
 def test_torchrun_trains_and_passes_ctrl_c_on(tmp_path: Path) -> None:
     base = base_dir(tmp_path)
@@ -336,6 +211,66 @@ def test_torchrun_trains_and_passes_ctrl_c_on(tmp_path: Path) -> None:
     assert step >= 13
     assert verify(base / "base_checkpoints" / "d2", step, full=True).ok
     assert len([line for line in lines if line.startswith("step 00005")]) == 1  # one rank prints
+
+
+@pytest.mark.parametrize("seq_len", [32, 64])
+def test_what_is_evaluated_does_not_depend_on_the_number_of_ranks(tmp_path: Path, seq_len: int) -> None:
+    args = base_train.parser().parse_args(
+        arguments(base_dir(tmp_path), max_seq_len=seq_len, device_batch_size=8, eval_tokens=4096)
+    )
+    model = new_model(tiny_config(sequence_len=seq_len), seed=1)
+    args.max_seq_len = 2048  # a resumed run has the model's context, whatever the flag
+
+    def rows(text: str, size: int) -> list[list[int]]:
+        found = []
+        for rank in range(size):
+            (look,) = base_train._looks(
+                args, model, make_tokenizer(), open_dataset(text), choose_device("cpu"), World(rank, rank, size),
+                StopRequest(print), print, torch.bfloat16,
+            )  # fmt: skip
+            assert look.run.dtype == torch.bfloat16
+            found += [row.tolist() for batch in look.run.batches() for row in batch.inputs]
+        return sorted(found)
+
+    alone = rows("python", 1)
+    assert len(alone) == 4096 // seq_len
+    assert rows("python", 4) == alone
+    short = rows(str(tmp_path / "text.jsonl"), 1)  # 8 lines validate
+    assert 0 < len(short) < 40
+    assert rows(str(tmp_path / "text.jsonl"), 2) == short
+
+
+def test_it_evaluates_in_the_format_it_trains_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats, inner = [], Evaluation.__call__
+
+    def call(self: Evaluation, step: int) -> float | None:
+        formats.append(self.dtype)
+        return inner(self, step)
+
+    monkeypatch.setattr(Evaluation, "__call__", call)
+    assert run(base_dir(tmp_path), capsys, num_iterations=1, eval_every=1, dtype="bfloat16")[0] == 0
+    assert set(formats) == {torch.bfloat16}
+
+
+def test_it_reads_what_the_tokenizer_was_trained_on_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards lie in nanochat's own base dir only, the tokenizer in the workspace."""
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    (theirs / "base_data").mkdir(parents=True)
+    lines = [json.loads(line)["text"] for line in (base_dir(tmp_path) / "text.jsonl").read_text().splitlines()]
+    write_shards(theirs / "base_data", [lines[:60], lines[60:]])
+    make_tokenizer().save(ours / "tokenizer")
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(theirs))
+    monkeypatch.setenv("NANOCHAT_LAB_DIR", str(ours))
+    assert tok_train.main(["--force", "--vocab-size", "280"]) == 0
+    assert "data: base_data (the shards that are there)\n" in capsys.readouterr().out
+    make_tokenizer().save(ours / "tokenizer", overwrite=True)
+    flags = [flag for flag in arguments(tmp_path, num_iterations=1) if not flag.startswith(("--base-dir", "--data"))]
+    assert base_train.main(flags) == 0
+    assert "Text: base_data (the shards that are there); " in capsys.readouterr().out
 
 
 def test_a_run_that_diverges_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,17 +13,23 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat import precision
-from nanochat.checkpoint_manager import list_steps, load_checkpoint, load_loader, load_model, save_checkpoint, verify
+from nanochat import precision, sft_setup, training_setup
+from nanochat.checkpoint_files import meta_name
+from nanochat.checkpoint_manager import (
+    list_steps,
+    load_checkpoint,
+    load_loader,
+    load_model,
+    read_meta,
+    save_checkpoint,
+    verify,
+)
 from nanochat.errors import exit_status
 from nanochat.gpt import GPT
 from nanochat.gpt_config import GPTConfig
 from nanochat.optim import OptimConfig, build_optimizer
-from nanochat.schedules import Moment, ScheduleError
 from nanochat.scripts import chat_sft
-from nanochat.sft_schedule import SFTSchedule
-from nanochat.sft_tasks import split_amount
-from tests.archive_support import same
+from tests.archive_support import flip, same
 from tests.checkpoint_support import FORK, make_tokenizer
 from tests.training_support import Life, everything, free_port, without_clocks
 
@@ -128,7 +134,9 @@ def test_a_run_that_was_cut_short_goes_on_to_the_bit(base_dir: Path, capsys: pyt
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in whole[:6]))
     capsys.readouterr()
     assert exit_status("x", lambda: chat_sft.main(["--base-dir", str(base_dir), "--resume"])) == 0
-    assert "Step 00004 | resumed" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Step 00004 | resumed" in out
+    assert "Step 00004 | checkpoint saved" not in out
     found = load_checkpoint(folder, 8, "cpu", True)
     assert all(torch.equal(found[0][name], weight) for name, weight in expected[0].items())
     assert repr(found[1]) == repr(expected[1])
@@ -171,6 +179,44 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_same_command_goes_on(base_dir
     assert resumed == whole[:-1]
 
 
+def test_a_run_that_is_still_going_is_not_called_one_without_a_checkpoint(
+    base_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    life = Life("--base-dir", str(base_dir), *SMALL, "--num-iterations", "100000", script=chat_sft)
+    life.wait_for("step 00002 ")
+    status = run(base_dir, "--resume")
+    os.kill(life.pid, signal.SIGKILL)
+    life.end()
+    assert status == 1
+    assert f"process {life.pid} is writing here" in capsys.readouterr().err
+
+
+def test_in_a_short_budget_the_evaluation_is_short(
+    base_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_setup, "matrix_speed", lambda *_: 1e8)
+    assert run(base_dir, "--budget", "1.5", "--eval-every", "3") == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Evaluation on "))
+    assert "(--eval-tokens), to leave the time to training" in line
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    config = read_meta(folder / meta_name(list_steps(folder)[0][-1]))["user_config"]
+    assert 4 * 64 <= config["eval_tokens"] < 2000
+    assert f"on {config['eval_tokens']:,} tokens at most" in line
+    assert config["eval_every"] == 3
+    assert run(base_dir, "--budget", "0.2", "--eval-every", "3", "--eval-tokens", "999", "--force") == 0
+    assert "Evaluation on" not in capsys.readouterr().out
+    assert run(base_dir, "--num-iterations", "2", "--eval-every", "3", "--force") == 0
+    assert "Evaluation on" not in capsys.readouterr().out
+
+
+def test_the_factor_on_pretrainings_rates_is_the_recorded_one(tmp_path: Path) -> None:
+    base = sft_setup.Base(tmp_path, 7, {"user_config": {"lr_scale": 2.0}}, CONFIG, TOKENIZER, {})
+    assert sft_setup.pretraining_scale(base, 2**17) == 2.0
+    for config in ({}, {"lr_scale": None}, {"lr_scale": -1}, {"lr_scale": "2"}):
+        base = sft_setup.Base(tmp_path, 7, {"user_config": config}, CONFIG, TOKENIZER, {})
+        assert sft_setup.pretraining_scale(base, 2**17) == 0.5
+
+
 def test_a_resumed_run_keeps_the_base_model_it_began_with(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(base_dir, "--num-iterations", "2") == 0
     base, folder = base_dir / "base_checkpoints" / "d2", base_dir / "chatsft_checkpoints" / "d2"
@@ -179,6 +225,29 @@ def test_a_resumed_run_keeps_the_base_model_it_began_with(base_dir: Path, capsys
     assert run(base_dir, "--num-iterations", "3", "--resume") == 0
     assert "step 7 (" in capsys.readouterr().out
     assert load_checkpoint(folder, 3, "cpu", False)[2]["lab"]["base"]["step"] == 7
+
+
+def test_a_length_that_is_given_now_stands_in_place_of_the_old_one(
+    base_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(base_dir, "--budget", "0.5") == 0
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    end = list_steps(folder)[0][-1]
+    assert run(base_dir, "--num-iterations", str(end + 2), "--resume") == 0
+    assert list_steps(folder)[0][-1] == end + 2
+    capsys.readouterr()
+    assert run(base_dir, "--minutes", "0.005", "--resume") == 0
+    assert "a budget of 0 seconds" in capsys.readouterr().out
+
+
+def test_a_damaged_step_does_not_cost_the_later_ones(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(base_dir, "--num-iterations", "6", "--save-every", "2") == 0
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    path = next(path for path in folder.iterdir() if path.name.startswith("model_000002"))
+    flip(path, path.stat().st_size // 2)
+    assert run(base_dir, "--num-iterations", "6", "--resume-from-step", "2", "--force") == 1
+    assert "model_000002" in capsys.readouterr().err
+    assert list_steps(folder)[0] == (2, 4, 6)
 
 
 def test_one_race_decides_and_is_noted(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,32 +328,6 @@ def test_our_workspace_gets_the_result_of_nanochats_own_base_model(
     from nanochat.paths import workspace
 
     assert (workspace() / "chatsft_checkpoints" / "d2" / "model_000001.pt").is_file()
-
-
-def test_the_schedule_is_that_of_nanochats_chat_sft() -> None:
-    def theirs(progress: float, warmup: float, warmdown: float, final: float) -> float:
-        if progress < warmup:
-            return (progress + 1e-8) / warmup
-        if progress <= 1 - warmdown:
-            return 1.0
-        decay = (progress - (1 - warmdown)) / warmdown
-        return 1 - decay + decay * final
-
-    for warmup, warmdown, final in ((0.0, 0.5, 0.0), (0.1, 0.5, 0.2), (0.25, 0.75, 0.0)):
-        ours = SFTSchedule(warmdown_ratio=warmdown, final_fraction=final, warmup_ratio=warmup)
-        for hundredth in range(101):
-            at = Moment(3, None, hundredth / 100)
-            assert ours.multiplier(at) == pytest.approx(theirs(hundredth / 100, warmup, warmdown, final), abs=1e-9)
-    assert SFTSchedule(warmup_ratio=0.1).phase(Moment(0, None, 0.05)) == "warmup"
-    assert SFTSchedule().phase(Moment(0, 10)) == "stable"
-    with pytest.raises(ScheduleError):
-        SFTSchedule(warmup_ratio=-0.1)
-
-
-def test_amounts_stand_behind_the_last_equals_sign() -> None:
-    assert split_amount("persona", 5) == ("persona", 5)
-    assert split_amount("a=b/c.jsonl=2", 1) == ("a=b/c.jsonl", 2)
-    assert split_amount("a=b/c.jsonl", 1) == ("a=b/c.jsonl", 1)
 
 
 def on_ranks(count: int, base: Path, *flags: str) -> list[float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import demo, demo_report
+from nanochat import demo, demo_report, metrics
 from nanochat.checkpoint_manager import load_model, verify
 from nanochat.demo import DemoConfig, DemoError, Recipe, Sample, Stage, Step
 from nanochat.demo_report import Report
@@ -84,6 +84,17 @@ def test_both_models_are_there_whole_and_open(stories):
         lines = list(read_lines(folder / "metrics.jsonl"))
         assert lines[-1]["step"] == step == len(lines) - 1
     assert not (base / "tokenizer").exists()  # the tokenizer lies beside its model; the workspace's own is untouched
+
+
+def test_the_history_of_both_can_be_read(stories):
+    """From metrics.jsonl and from the meta file, which holds nanochat's keys and ours."""
+    for folder in stories[1][-1].folders.values():
+        frame = metrics.read(folder, learning_rates=True).frame
+        (meta,) = frame.filter(source="meta").to_dicts()
+        last = frame.filter(source="metrics").to_dicts()[-2]  # of the last update; behind it stands the final weights'
+        assert meta["train_loss"] == pytest.approx(last["train_loss"])
+        assert meta["learning_rate"] == pytest.approx(last["learning_rate"])
+        assert meta["time"] == pytest.approx(last["time"], abs=2)
 
 
 def test_a_second_demo_overwrites_nothing(stories):

@@ -29,7 +29,9 @@ def test_auto_without_a_gpu_takes_the_cpu_and_says_why(machine):
     choice = choose_device()
     assert (choice.device, choice.dtype) == ("cpu", torch.float32)
     assert "built without CUDA" in choice.reason
-    assert "built without MPS" in choice.reason
+    assert "built without MPS" in choice.device_reason
+    assert "float32" not in choice.device_reason  # training chooses its format itself
+    assert "fastest for one text at a time" in choice.dtype_reason
 
 
 def test_auto_tells_a_missing_driver_from_a_missing_build(machine):
@@ -121,6 +123,7 @@ def test_the_real_machine_runs_what_was_chosen():
     one = torch.ones(2, 2, device=choice.device, dtype=choice.dtype)
     assert (one @ one).sum().item() == 8
     described = choice.describe()
-    assert choice.reason in described
+    assert choice.device_reason in described
+    assert choice.dtype_reason in described
     assert choice.name in described
     assert "\n" not in described

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -131,12 +132,12 @@ def test_too_little_space_is_said_before_anything_comes(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with loopback(**shards(0, 1)) as server:
         urls = [f"{server.url}/shard_{number:05d}.parquet" for number in range(2)]
-        with pytest.raises(FetchError, match=r"2 files of about 300,000,000 bytes each need"):
+        with pytest.raises(FetchError, match=r"524.3 MB free and 2 files of about 300.0 MB each need 600.0 MB"):
             fetch_all(urls, tmp_path, 1, QUICK, expected_bytes=300_000_000)
         assert not server.asked
         server.usual = serve(length=450 << 20, upto=1000)  # the size is known when the first answer comes
         report = fetch_all(urls, tmp_path, 1, QUICK)
-        assert all("bytes free" in why for why in report.failed.values())
+        assert all("the disk has 524.3 MB free" in why for why in report.failed.values())
         assert len(report.failed) == len(server.asked) == 2
     assert not [name for name in all_names(tmp_path) if not name.startswith(".")]
 
@@ -162,7 +163,8 @@ def test_the_command_fetches_shards_into_the_workspace(tmp_path, monkeypatch, ca
     with loopback(**shards(0, 1, 6542)) as server:
         assert script.main(["-n", "2", "-w", "2", "--base-url", server.url]) == 0
         out = capsys.readouterr().out
-        assert "3 fetched" in out
+        assert re.match(r"3 files fetched \([\d.]+ kB\), 0 files were there before\.\n", out)
+        assert out.endswith(f"All of them are in {tmp_path / 'base_data_climbmix'}\n")
         folder = tmp_path / "base_data_climbmix"
         assert str(folder) in out
         assert script.main(["-n", "2", "--base-url", server.url, "--json"]) == 0
@@ -178,8 +180,14 @@ def test_the_command_takes_other_addresses_and_another_base_dir(tmp_path, capsys
         base = ["--base-dir", str(tmp_path / "base")]
         assert script.main(["--url", f"{server.url}/book.txt", "--url", f"{server.url}/gone.txt", *base]) == 1
         said = capsys.readouterr()
-        assert "1 fetched" in said.out
+        assert said.out == "1 file fetched (4 bytes), 0 files were there before.\n"
+        assert "1 file could not be fetched" in said.err
         assert "gone.txt: the server has no such file" in said.err
+        assert f"2 files into {tmp_path / 'base' / 'downloads'}\n" in said.err
+        assert script.main(["--url", f"{server.url}/book.txt", *base]) == 0
+        said = capsys.readouterr()
+        assert said.out == (f"0 files fetched, 1 file was there before.\nIt is in {tmp_path / 'base' / 'downloads'}\n")
+        assert said.err.startswith("1 file into ")
     assert (tmp_path / "base" / "downloads" / "book.txt").read_bytes() == b"once"
 
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from nanochat import paths
 from nanochat.checkpoint_manager import Run
 from nanochat.device import DeviceError, choose_device
-from nanochat.paths import DiskUse, Root
+from nanochat.paths import DiskUse, Root, readable_size
 from nanochat.ui import errors
 from nanochat.ui.roots import (
     RootReport,
@@ -22,7 +22,7 @@ from nanochat.ui.roots import (
     run_rows,
     survey,
 )
-from nanochat.ui.text import readable_size, visible
+from nanochat.ui.text import visible
 from tests.support import fixture_dirs, needs_fixtures
 
 HOME = Path(__file__).parents[1] / "Home.py"

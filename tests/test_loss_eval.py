@@ -45,6 +45,17 @@ def test_the_order_and_size_of_batches_do_not_matter(model: GPT) -> None:
     assert whole == pytest.approx(rows, rel=1e-6)
 
 
+def test_it_computes_in_the_format_asked_for(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    formats: list[torch.dtype | None] = []
+    inner = model.forward
+    monkeypatch.setattr(model, "forward", lambda *args, **kw: formats.append(kw.get("dtype")) or inner(*args, **kw))
+    batches = [(torch.arange(8).view(1, 8), torch.arange(1, 9).view(1, 8))]
+    exact = evaluate_bpb(model, batches, torch.ones(40, dtype=torch.int32))
+    rough = evaluate_bpb(model, batches, torch.ones(40, dtype=torch.int32), torch.bfloat16)
+    assert formats == [None, torch.bfloat16]
+    assert 0 < abs(rough - exact) < 0.03 * exact
+
+
 def test_text_without_a_byte_is_an_error_not_a_division(model: GPT) -> None:
     x = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="no target stands for any byte"):

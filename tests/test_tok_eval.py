@@ -72,6 +72,13 @@ def test_the_table_names_what_is_not_here_and_how_to_get_it(lab: Path, capsys: p
     assert str(lab) in out.replace("\n", "")
 
 
+def test_a_long_path_is_not_broken_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a long name " / ("x" * 120) / "tokenizer"
+    TOKENIZER.save(folder)
+    assert run("--tokenizer-dir", str(folder)) == 0
+    assert capsys.readouterr().out.startswith(f"{TOKENIZER.get_vocab_size():,} tokens, from {folder}\n")
+
+
 def test_json_holds_the_same(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("hug " * 100)
     assert run("--json", "--text", str(tmp_path / "mine.txt"), "--data", "python") == 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from nanochat.dataset import choose_data
 from nanochat.errors import exit_status
 from nanochat.scripts import tok_train
 from nanochat.tokenizer import load_tokenizer
@@ -59,14 +60,14 @@ def test_base_dir_is_written_only_when_named(text: Path, tmp_path: Path) -> None
 
 
 def test_without_data_it_takes_shards_and_else_stories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tok_train.choose_data(None, None)[0] == "stories"
-    assert tok_train.choose_data("python", None) == ("python", "as asked")
+    assert choose_data(None, None)[0] == "stories"
+    assert choose_data("python", None) == ("python", "as asked")
     theirs = tmp_path / "theirs"
     (theirs / "base_data").mkdir(parents=True)
     (theirs / "base_data" / "shard_00000.parquet").touch()
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(theirs))
-    assert tok_train.choose_data(None, None)[0] == str(theirs / "base_data")
-    assert tok_train.choose_data(None, tmp_path)[0] == "stories"
+    assert choose_data(None, None)[0] == str(theirs / "base_data")
+    assert choose_data(None, tmp_path)[0] == "stories"
 
 
 def test_stories_need_no_file(capsys: pytest.CaptureFixture[str]) -> None:

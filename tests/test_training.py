@@ -49,6 +49,24 @@ class Fixed:
         self.closed = True
 
 
+class Counted:
+    """A loader whose position moves on with every batch."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader, self.taken = loader, 0
+
+    def next_batch(self) -> Batch:
+        self.taken += 1
+        return self._loader.next_batch()
+
+    @property
+    def position(self) -> dict[str, int]:
+        return {"pq_idx": 0, "rg_idx": self.taken, "epoch": 1}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
 class FakeClock:
     """Advances by hand."""
 
@@ -195,9 +213,12 @@ def test_a_stop_inside_a_slow_step_drops_the_step_and_its_batches(tmp_path: Path
             clock.now += 3
             return loss(inputs, targets)
 
-        records = list(train(Setup(**{**vars(setup), "loss": slow})))
+        loader = Counted(setup.loader)
+        records = list(train(Setup(**{**vars(setup), "loss": slow, "loader": loader})))
         assert [record.step for record in records] == [0, 1, 2]
         assert "stopped" in records[-1].events
+        assert loader.taken == 6
+        assert everything_meta(folder, 2)["dataloader_state_dict"]["rg_idx"] == 4  # where the saved step ended
         list(train(setup_of(folder, steps=9, accumulation=2, resume=-1)))
     with held(tmp_path / "whole") as folder:
         list(train(setup_of(folder, steps=9, accumulation=2)))
@@ -236,6 +257,29 @@ def test_a_save_comes_before_the_evaluation_which_is_added_to_it(tmp_path: Path)
         with pytest.raises(ZeroDivisionError):
             list(train(setup_of(folder, 6, resume=-1, looks=[Look("evaluation", lambda _: 1 / 0)])))
         assert list_steps(folder)[0] == (2, 4, 6)
+
+
+def test_every_look_runs_once_a_step_whatever_its_word_and_its_figure() -> None:
+    """Two may share a word, and an evaluation that has nothing to measure is not asked for ever."""
+    seen = []
+
+    def look(name: str, value: float | None) -> Look:
+        def run(step: int) -> float | None:
+            assert len(seen) < 20, "asked again and again"
+            seen.append((name, step))
+            return value
+
+        return Look("sample" if value is None and name != "c" else "evaluation", run, 2)
+
+    looks = [look("a", None), look("b", None), look("c", None), look("d", 1.5)]
+    records = list(train(setup_of(steps=4, looks=looks)))
+    assert seen == [(name, step) for step in (2, 4) for name in "abcd"]
+    assert [record.events.count("sample") for record in records] == [0, 0, 1, 0, 1]
+    assert [record.val_bpb for record in records] == [None, None, 1.5, None, 1.5]
+    seen.clear()
+    records = list(train(setup_of(steps=4, looks=looks[2:3])))
+    assert seen == [("c", 2), ("c", 4)]
+    assert not any("evaluation" in record.events for record in records)
 
 
 def everything_meta(folder: Path, step: int) -> dict[str, Any]:

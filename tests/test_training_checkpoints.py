@@ -15,7 +15,7 @@ from nanochat.checkpoint_manager import CheckpointError, amend_meta, list_steps,
 from nanochat.distributed import World
 from nanochat.records import METRICS_NAME, read_lines
 from nanochat.training import train
-from nanochat.training_checkpoints import begin, load_into, opened, read_resumption
+from nanochat.training_checkpoints import begin, load_into, make_room, opened, read_resumption, require_unused
 from tests.archive_support import assert_one_line, flip, same
 from tests.checkpoint_support import FORK, names, save_like_nanochat, save_ours, tiny_config
 from tests.support import FIXTURES, needs_fixtures
@@ -39,6 +39,16 @@ def test_a_second_trainer_is_refused_at_once(tmp_path: Path) -> None:
         pass
     leave.set()
     holder.join()
+    with opened(tmp_path / "d2", 10):
+        pass
+
+
+def test_asking_whether_a_folder_is_in_use_makes_none_and_keeps_none(tmp_path: Path) -> None:
+    require_unused(tmp_path / "d2", World())
+    assert not (tmp_path / "d2").exists()
+    with opened(tmp_path / "d2", 10), pytest.raises(CheckpointError, match="already writing here"):
+        require_unused(tmp_path / "d2", World())
+    require_unused(tmp_path / "d2", World())
     with opened(tmp_path / "d2", 10):
         pass
 
@@ -119,10 +129,13 @@ def test_a_new_run_does_not_mix_with_an_old_one(tmp_path: Path) -> None:
         assert list_steps(folder)[0] == (2, 4, 6)
         assert begin(folder, World(), resume=-1) == 6
         assert begin(folder, World(), resume=2, force=True) == 2
+        assert list_steps(folder)[0] == (2, 4, 6)  # it only chooses
+        make_room(folder, 2, World())
         assert list_steps(folder)[0] == (2,)
         assert not [name for name in names(folder) if "000004" in name or "000006" in name]
         assert [line["step"] for line in read_lines(folder / METRICS_NAME)] == [0, 1]
         assert begin(folder, World(), resume=None, force=True) is None
+        make_room(folder, None, World())
         assert names(folder) == [".lock", METRICS_NAME, "tokenizer.json"]
 
 

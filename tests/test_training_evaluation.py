@@ -9,7 +9,7 @@ import torch
 from nanochat.dataloader import DataLoader
 from nanochat.distributed import World
 from nanochat.loss_eval import evaluate_bpb
-from nanochat.training_evaluation import KEEP_TOKENS, PROMPTS, Evaluation, first_batches, samples
+from nanochat.training_evaluation import KEEP_TOKENS, PROMPTS, Evaluation, first_batches, first_rows, samples
 from nanochat.training_setup import new_model
 from tests.checkpoint_support import make_tokenizer, tiny_config
 from tests.training_support import LENGTH, ranks, texts
@@ -40,6 +40,47 @@ def test_ranks_share_the_rows_and_agree(tmp_path: Path) -> None:
     alone = evaluation(World())(0)
     for answer in ranks(2, lambda world: evaluation(world)(0), tmp_path):
         assert answer["result"] == pytest.approx(alone, rel=1e-6)
+
+
+def single_rows(count: int = 60, sequence_len: int = LENGTH) -> DataLoader:
+    return DataLoader(texts(count), make_tokenizer(), 1, sequence_len, lanes=1, ahead=False)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_rows_depend_neither_on_the_ranks_nor_on_the_batch(batch_size: int) -> None:
+    with single_rows() as loader:
+        expected = sorted(loader.next_batch().inputs[0].tolist() for _ in range(7))
+    for size in (1, 2, 4):
+        parts = [first_rows(single_rows, 7, batch_size, World(rank, rank, size))() for rank in range(size)]
+        assert sorted(row.tolist() for part in parts for batch in part for row in batch.inputs) == expected
+
+
+def test_a_short_text_is_read_once_and_not_hardly_begun() -> None:
+    tokenizer = make_tokenizer()
+    one_pass = sum(len(ids) for ids in tokenizer.encode(texts().texts, prepend="<|bos|>"))
+    scored = sum(batch.inputs.numel() for batch in first_rows(single_rows, 10_000, 4)())
+    assert 0.7 * one_pass < scored < 1.3 * one_pass
+    with single_rows() as loader:
+        loader.next_batch()
+        assert loader.progress >= 1, "what has been read waits for a row that it fits"
+        assert not loader.used_up
+
+
+def test_a_rank_without_a_row_waits_for_no_one(tmp_path: Path) -> None:
+    def score(world: World) -> float | None:
+        model, table = new_model(tiny_config(), seed=2), make_tokenizer().token_bytes()
+        return Evaluation(model, first_rows(single_rows, 3, 4, world), table, world=world)(0)
+
+    alone = score(World())
+    for answer in ranks(2, score, tmp_path):
+        assert answer["result"] == pytest.approx(alone, rel=1e-6)
+
+
+def test_it_computes_in_the_format_of_the_run() -> None:
+    exact, rough = evaluation(World()), evaluation(World(), dtype=torch.bfloat16)
+    for one in (exact, rough):
+        one.model.lm_head.weight.data *= 500  # as it begins it says nothing, so any format gives the same
+    assert 0 < abs(rough(0) - exact(0)) < 0.02 * exact(0)
 
 
 def test_a_stop_request_cuts_it_short() -> None:

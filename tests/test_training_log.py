@@ -32,6 +32,13 @@ def test_an_evaluation_stands_before_its_step() -> None:
     assert lines[2].startswith("step 00040/00120 (33.33%)")
 
 
+def test_a_step_that_was_only_loaded_is_not_said_to_be_saved() -> None:
+    lines = log(Horizon(steps=120)).lines(record(40, events=("resumed", "checkpoint")))
+    assert lines[0] == "Step 00040 | resumed"
+    assert lines[1].startswith("step 00040/00120")
+    assert "checkpoint saved" in log(Horizon(steps=120)).lines(record(41, events=("checkpoint",)))[0]
+
+
 def test_the_time_that_nanochat_counts_goes_on_after_a_resumption() -> None:
     assert "total time: 2.00m" in log(Horizon(steps=120), training_time=120.0).lines(record(60))[0]
 

@@ -8,13 +8,23 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat import precision
+from nanochat import precision, training_setup
 from nanochat.device import choose_device
 from nanochat.distributed import World
 from nanochat.gpt import GPT
 from nanochat.horizon import Horizon
 from nanochat.optim_config import KINDS
-from nanochat.training_setup import Speed, batch_loss, choose_speed, matrix_speed, new_model, peak_flops, size_of
+from nanochat.training_setup import (
+    Speed,
+    batch_loss,
+    choose_speed,
+    estimated_seconds,
+    in_words,
+    matrix_speed,
+    new_model,
+    peak_flops,
+    size_of,
+)
 from tests.archive_support import same
 from tests.checkpoint_support import tiny_config
 from tests.training_support import ranks
@@ -44,8 +54,66 @@ def test_the_loss_is_the_sum_in_the_format_asked_for() -> None:
     assert 0 < abs(rough.item() - exact.item()) < 0.02 * exact.item()
 
 
+def loss_and_gradients(dtype: torch.dtype | None, compiled: bool) -> tuple[float, list[torch.Tensor]]:
+    """Of one batch, by a model whose weights are not those it begins with: many of them are zero then."""
+    model, ids = new_model(tiny_config(), seed=7), torch.arange(34).view(2, 17)
+    generator = torch.Generator().manual_seed(3)
+    for weight in model.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
+    loss = batch_loss(model, dtype, compiled)(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    return loss.item(), [weight.grad for weight in model.parameters() if weight.grad is not None]
+
+
+def assert_compiled_is_the_same(dtype: torch.dtype | None, tolerance: float) -> None:
+    torch.compiler.reset()
+    (loss, gradients), (compiled, theirs) = (loss_and_gradients(dtype, compiled) for compiled in (False, True))
+    assert compiled == pytest.approx(loss, rel=tolerance)
+    assert len(theirs) == len(gradients) > 10
+    whole = torch.stack([ours.norm() for ours in gradients]).norm()  # those of single scales are small, and all noise
+    for ours, other in zip(gradients, theirs, strict=True):
+        assert (ours - other).norm() <= 10 * tolerance * whole
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-6), (torch.bfloat16, 1e-2)])
+def test_a_compiled_step_is_the_same_step(
+    dtype: torch.dtype | None, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_, calls = torch.compile, []
+
+    def traced_only(model: GPT, **options: Any) -> Any:  # what inductor would be given, without waiting for it
+        calls.append(options)
+        return compile_(model, **{**options, "backend": "aot_eager"})
+
+    monkeypatch.setattr(torch, "compile", traced_only)
+    assert_compiled_is_the_same(dtype, tolerance)
+    assert calls == [{"dynamic": False}]
+
+
+@pytest.mark.prove
+@pytest.mark.skipif(precision.missing_compiler() is not None, reason=str(precision.missing_compiler()))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 2e-2)])
+def test_what_the_real_compiler_makes_is_the_same_step(dtype: torch.dtype | None, tolerance: float) -> None:
+    assert_compiled_is_the_same(dtype, tolerance)
+
+
 @pytest.mark.parametrize(
-    ("name", "peak"), [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("CPU", None)]
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA GB200", 2.5e15),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA A40", 149.7e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA RTX A4000", None),
+        ("NVIDIA RTX A3000 Laptop GPU", None),
+        ("CPU", None),
+    ],
 )
 def test_the_peak_of_a_gpu_is_known_by_its_name(name: str, peak: float | None) -> None:
     assert peak_flops(name) == peak
@@ -68,6 +136,16 @@ def test_every_choice_is_said_with_its_reason() -> None:
     long = choose_speed(tiny_config(), cpu, Horizon(steps=10**9), dtype="float32", compile_step="off", **fields).lines
     assert long[-1].startswith("WARNING: ")
     assert "days is long" in long[-1]
+    assert speed.lines[0] == "Runs on the CPU. The CPU was asked for."  # the format has a line of its own
+
+
+def test_an_update_that_is_too_long_for_a_budget_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_setup, "matrix_speed", lambda *_: 1e9)
+    update = estimated_seconds(10**9, 1e9)  # a second or a few
+    assert not any("WARNING" in line for line in chosen(end=Horizon(seconds=11 * update)).lines)
+    (warning,) = (line for line in chosen(end=Horizon(seconds=9 * update)).lines if "WARNING" in line)
+    assert f"an update takes about {in_words(update)} here, and the budget is {in_words(9 * update)}" in warning
+    assert "--total-batch-size" in warning
 
 
 def chosen(end: Horizon | None = None, **options: Any) -> Speed:

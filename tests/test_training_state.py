@@ -40,6 +40,12 @@ def test_it_comes_back_from_a_meta_file_as_it_was() -> None:
     assert TrainingState.of_meta(15, json.loads(json.dumps(meta)), 100) == state
 
 
+def test_a_run_that_was_never_evaluated_has_no_least_figure() -> None:
+    """JSON has no infinity, so a program may have written null."""
+    for loop in ({"min_val_bpb": None}, {}):
+        assert TrainingState.of_meta(3, {"loop_state": loop}, 100).min_val_bpb == math.inf
+
+
 def test_the_clock_counts_no_sleep_and_takes_no_notice_of_the_first_update() -> None:
     now = [50.0]
     clock = Clock(lambda: now[0], carried=7.0)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from nanochat.checkpoint_manager import load_checkpoint, load_loader
@@ -22,7 +23,7 @@ from nanochat.optim import OptimConfig, build_optimizer
 from nanochat.records import METRICS_NAME, RecordWriter, StepRecord
 from nanochat.scripts import base_train
 from nanochat.training import Setup
-from nanochat.training_checkpoints import Saver, begin, load_into, opened, read_resumption
+from nanochat.training_checkpoints import Saver, begin, load_into, make_room, opened, read_resumption
 from nanochat.training_setup import batch_loss, new_model
 from nanochat.training_state import TrainingState
 from tests.checkpoint_support import FORK, make_tokenizer, tiny_config
@@ -61,6 +62,7 @@ def setup_of(
     )  # fmt: skip
     saver, metrics = None, None
     if folder is not None:
+        make_room(folder, step, world)
         facts = {"total_batch_size": rows * LENGTH}
         saver = Saver(
             folder, make_tokenizer(), config, save_every, facts=facts, saved_step=step, saved_at=state.elapsed
@@ -201,3 +203,10 @@ def arguments(base: Path, **changes: Any) -> list[str]:
 def last(records: Iterator[StepRecord]) -> StepRecord:
     """The last record of a run."""
     return list(records)[-1]
+
+
+def run(base: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[int, str, str]:
+    """base_train in this process: its status, output and messages."""
+    capsys.readouterr()
+    status = exit_status("base_train", lambda: base_train.main(arguments(base, **changes)))
+    return status, *capsys.readouterr()

@@ -23,8 +23,9 @@ from kernels.linear_softcap_cross_entropy.reference import mean
 CPU_LOGITS, CPU_ROWS = 2**20, 128
 GPU_LOGITS, GPU_ROWS = 2**26, 1024
 # Up to here the short forms are as exact as the plain ones: 2 s - 1 is off by softcap / 10 million at most, and
-# exp(-2 softcap) is a normal float32, so a probability can be taken before its logarithm. Beyond, the plain ones run.
-QUICK_SOFTCAP = 40.0
+# exp(-2 softcap) / V is a normal float32 for any vocabulary, so a probability can be taken before its logarithm.
+# Beyond, the plain ones run.
+QUICK_SOFTCAP = 35.0
 
 
 def linear_softcap_cross_entropy(

@@ -26,6 +26,8 @@ from nanochat.schedules import KINDS as SCHEDULES
 from nanochat.training_flags import base_dir_of
 
 if TYPE_CHECKING:
+    import torch
+
     from nanochat.device import DeviceChoice
     from nanochat.distributed import World
     from nanochat.gpt_config import GPTConfig
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from nanochat.training_checkpoints import Resumption
     from nanochat.training_plan import Plan
     from nanochat.training_signals import StopRequest
-
-EVAL_TOKENS = {"cpu": 2**16, "cuda": 80 * 2**19, "mps": 2**20}  # on a GPU nanochat's; a CPU reads that in hours
 
 
 class BaseTrainError(ValueError):
@@ -52,14 +52,14 @@ def parser() -> argparse.ArgumentParser:
     where = p.add_argument_group("where")
     where.add_argument("--base-dir", type=Path, help="folder to write to, in nanochat's layout (the workspace)")
     where.add_argument("--model-tag", help="name of the run's folder below base_checkpoints (d<depth>)")
-    where.add_argument("--data", help="stories, python, or a file or folder (the base dir's shards, else stories)")
+    where.add_argument("--data", help="stories, python, or a file or folder (shards that are here, else stories)")
     where.add_argument("--tokenizer-dir", type=Path, help="tokenizer to train with (that of the base dir)")
     training_flags.add_resume(where)
     model = p.add_argument_group("model")
     model.add_argument("--depth", type=int, default=20, help="layers (20)")
     model.add_argument("--aspect-ratio", type=int, default=64, help="channels are depth * this, in whole heads (64)")
     model.add_argument("--head-dim", type=int, default=128, help="channels of one attention head (128)")
-    model.add_argument("--max-seq-len", type=int, default=2048, help="tokens of context (2048)")
+    model.add_argument("--max-seq-len", type=int, default=2048, help="tokens of context (2048; on a CPU by time)")
     model.add_argument("--window-pattern", default="SSSL", help="attention by layer: S short window, L all (SSSL)")
     model.add_argument("--seed", type=int, default=42, help="the same seed gives the same starting weights (42)")
     length = p.add_argument_group("length; the first of these that is given decides")
@@ -69,15 +69,19 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--target-flops", type=float, default=-1.0, help="FLOPs to spend (-1: off)")
     length.add_argument("--target-param-data-ratio", type=float, default=12, help="tokens for each weight (12)")
     tuning = p.add_argument_group("optimization")
-    tuning.add_argument("--device-batch-size", type=int, default=32, help="rows a device takes at once (32)")
-    tuning.add_argument("--total-batch-size", type=int, default=-1, help="tokens of one update (-1: by depth)")
+    tuning.add_argument(
+        "--device-batch-size", type=int, default=32, help="rows a device takes at once (32; on a CPU by size)"
+    )
+    tuning.add_argument(
+        "--total-batch-size", type=int, default=-1, help="tokens of one update (-1: by depth; on a CPU by time)"
+    )
     tuning.add_argument("--optimizer", default="muon", choices=OPTIMIZERS, help="method (muon, nanochat's newest)")
     tuning.add_argument("--matrix-lr", type=float, default=0.02, help="rate of the layers' matrices (0.02)")
     tuning.add_argument("--embedding-lr", type=float, default=0.3, help="rate of the embeddings (0.3)")
     tuning.add_argument("--unembedding-lr", type=float, default=0.008, help="rate of the head (0.008)")
     tuning.add_argument("--scalar-lr", type=float, default=0.5, help="rate of the layers' scales (0.5)")
     tuning.add_argument("--weight-decay", type=float, default=0.28, help="decay of the matrices, cautious (0.28)")
-    tuning.add_argument("--lr-scale", type=float, help="factor on all rates (root of batch / 2^19, as nanochat)")
+    tuning.add_argument("--lr-scale", type=float, help="factor on all rates (root of batch / 2^19; on a CPU 1)")
     tuning.add_argument("--clip", type=float, help="largest norm of the gradient (not clipped)")
     tuning.add_argument("--schedule", default="wsd", choices=SCHEDULES, help="shape of the rates over the run (wsd)")
     tuning.add_argument("--warmup-steps", type=int, default=40, help="updates until the full rate (40)")
@@ -88,8 +92,10 @@ def parser() -> argparse.ArgumentParser:
     speed.add_argument("--fp8", action="store_true", help="nanochat's 8-bit training; refused here")
     speed.add_argument("--fp8-recipe", default="tensorwise", help="nanochat's; without effect here")
     looks = p.add_argument_group("evaluation and checkpoints")
-    looks.add_argument("--eval-every", type=int, default=250, help="updates between evaluations (250; -1: none)")
-    looks.add_argument("--eval-tokens", type=int, help="tokens of one evaluation (41,943,040; on a CPU 65,536)")
+    looks.add_argument(
+        "--eval-every", type=int, default=250, help="updates between evaluations (250; on a CPU by time; -1: none)"
+    )
+    looks.add_argument("--eval-tokens", type=int, help="tokens of one evaluation (41,943,040; on a CPU by time)")
     looks.add_argument("--sample-every", type=int, default=2000, help="updates between samples (2000; -1: none)")
     looks.add_argument("--core-metric-every", type=int, default=-1, help="nanochat's; without effect here (-1)")
     looks.add_argument("--core-metric-max-per-task", type=int, default=500, help="nanochat's; no effect here (500)")
@@ -103,15 +109,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.fp8:
         raise BaseTrainError("--fp8: 8-bit training is not offered here; without the flag a GPU trains in bfloat16")
-    if training_flags.resuming(args):
-        args = training_flags.take_over(parser, argv, folder_of(args))
 
     from nanochat import distributed
     from nanochat.device import choose_device
 
     device = choose_device(args.device_type or "auto")
     with distributed.start(device.device.partition(":")[0]) as world:
-        return _train(args, world)
+        if training_flags.resuming(args):
+            args = training_flags.take_over(parser, argv, folder_of(args), world, device.device)
+        return _train(args, training_flags.given_flags(parser(), argv), world)
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -119,7 +125,7 @@ def folder_of(args: argparse.Namespace) -> Path:
     return base_dir_of(args) / "base_checkpoints" / (args.model_tag or f"d{args.depth}")
 
 
-def _train(args: argparse.Namespace, world: World) -> int:
+def _train(args: argparse.Namespace, given: frozenset[str], world: World) -> int:
     from nanochat.training import last_record, train
     from nanochat.training_log import StepLog, closing
     from nanochat.training_signals import StopRequest
@@ -131,7 +137,7 @@ def _train(args: argparse.Namespace, world: World) -> int:
     folder = folder_of(args)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest(say))
-        setup, step_tokens = _prepare(args, world, stop, folder, say, stack)
+        setup, step_tokens = _prepare(args, given, world, stop, folder, say, stack)
         log = StepLog(setup.horizon, lambda: setup.loader.position, step_tokens, setup.state.training_time)
 
         def show(record: StepRecord) -> None:
@@ -147,6 +153,7 @@ def _train(args: argparse.Namespace, world: World) -> int:
 
 def _prepare(
     args: argparse.Namespace,
+    given: frozenset[str],
     world: World,
     stop: StopRequest,
     folder: Path,
@@ -155,29 +162,36 @@ def _prepare(
 ) -> tuple[Setup, int]:
     """Everything that the loop needs, and the tokens of a step. What can be refused is refused before it costs time."""
     from nanochat import training_setup as parts
+    from nanochat import training_sizes
     from nanochat.dataloader import DataLoader
-    from nanochat.dataset import open_dataset
+    from nanochat.dataset import choose_data, open_dataset
     from nanochat.optim import build_optimizer
     from nanochat.records import METRICS_NAME, RecordWriter
     from nanochat.tokenizer import load_tokenizer
     from nanochat.training import Setup
-    from nanochat.training_checkpoints import Saver, entered, load_into, state_of
+    from nanochat.training_checkpoints import Saver, entered, load_into, make_room, state_of
     from nanochat.training_plan import plan_pretraining
 
     device = parts.rank_device(args.device_type, world)
     tokenizer = load_tokenizer(_tokenizer_dir(args))
-    dataset = open_dataset(_data(args))
-    plan = plan_pretraining(args, tokenizer.get_vocab_size(), world.size)
+    spec, why = choose_data(args.data, args.base_dir)
+    dataset = open_dataset(spec)
     resume = args.resume_from_step if args.resume_from_step >= 0 else None
+    sizes: list[str] = []
+    if resume is None and device.device == "cpu":  # nanochat's own sizes are a GPU's
+        (speed_here,) = world.add([parts.fastest_products() if world.first else 0.0])
+        args, sizes = training_sizes.fit(args, given, tokenizer.get_vocab_size(), speed_here, world.size)
+    plan = plan_pretraining(args, tokenizer.get_vocab_size(), world.size)
     into = entered(folder, plan.counts["total"], world, resume=resume, force=args.force, device=device.device)
     resumption = stack.enter_context(into)
     config = plan.config if resumption is None else _same_model(plan.config, resumption)
     speed = parts.choose_speed(
         config, device, plan.horizon, batch_tokens=args.device_batch_size * config.sequence_len,
-        step_flops=plan.flops_per_token * plan.batch, optimizer=args.optimizer, dtype=args.dtype,
-        compile_step=args.compile, meta=None if resumption is None else resumption.meta, world=world,
+        step_flops=round(plan.flops_per_token * (plan.batch + parts.optimizer_tokens(config, args.optimizer))),
+        optimizer=args.optimizer, dtype=args.dtype, compile_step=args.compile,
+        meta=None if resumption is None else resumption.meta, world=world,
     )  # fmt: skip
-    for line in (*speed.lines, *_introduction(args, plan, dataset, resumption)):
+    for line in (*speed.lines, *sizes, *_introduction(args, plan, dataset, why, resumption)):
         say(line)
     model = parts.new_model(config, args.seed, device.device)
     rates = replace(plan.rates, newton_schulz=speed.newton_schulz)
@@ -186,18 +200,13 @@ def _prepare(
         load_into(resumption, model, optimizer)
     state = state_of(resumption, plan.flops_per_token)
 
-    def loader(split: Any, **options: Any) -> DataLoader:
-        return DataLoader(
-            split, tokenizer, args.device_batch_size, config.sequence_len, rank=world.rank, world_size=world.size,
-            device=device.device, **options,
-        )  # fmt: skip
-
-    batches = loader(
-        dataset.train,
-        rows_per_step=plan.batch // config.sequence_len,
-        state=resumption and (resumption.loader or resumption.meta.get("dataloader_state_dict")),
-    )
+    batches = DataLoader(
+        dataset.train, tokenizer, args.device_batch_size, config.sequence_len, rank=world.rank, world_size=world.size,
+        device=device.device, rows_per_step=plan.batch // config.sequence_len,
+        state=None if resumption is None else resumption.loader or resumption.meta.get("dataloader_state_dict"),
+    )  # fmt: skip
     stack.callback(batches.close)
+    make_room(folder, resume, world, device.device)
     saver = Saver(
         folder, tokenizer, config, args.save_every, args.save_minutes,
         saved_step=state.step or None, saved_at=state.elapsed,
@@ -208,7 +217,7 @@ def _prepare(
     setup = Setup(
         model, optimizer, batches, plan.horizon, parts.batch_loss(model, speed.dtype, speed.compiled), plan.schedule,
         plan.momentum, plan.weight_decay, plan.accumulation, args.clip,
-        looks=_looks(args, model, tokenizer, dataset, loader, device, world, stop, say), saver=saver,
+        looks=_looks(args, model, tokenizer, dataset, device, world, stop, say, speed.dtype), saver=saver,
         metrics=stack.enter_context(RecordWriter(folder / METRICS_NAME)) if world.first else None,
         flops_per_token=plan.flops_per_token, peak_flops=world.size * (parts.peak_flops(device.name) or 0) or None,
         world=world, device=device.device, stop=stop, state=state,
@@ -231,14 +240,6 @@ def _tokenizer_dir(args: argparse.Namespace) -> Path:
     return found
 
 
-def _data(args: argparse.Namespace) -> str:
-    """The text to train on: as named, the base dir's shards where there are any, else stories."""
-    from nanochat.dataset import shard_folder
-
-    shards = shard_folder(base_dir_of(args))
-    return args.data or (str(shards) if any(shards.glob("*.parquet")) else "stories")
-
-
 def _same_model(config: GPTConfig, resumption: Resumption) -> GPTConfig:
     """The resumed run's configuration, if the flags ask for no other. Its design may be of any era."""
     from nanochat.gpt_config import SIZES
@@ -253,14 +254,16 @@ def _same_model(config: GPTConfig, resumption: Resumption) -> GPTConfig:
     return resumption.config
 
 
-def _introduction(args: argparse.Namespace, plan: Plan, dataset: Any, resumption: Resumption | None) -> list[str]:
+def _introduction(
+    args: argparse.Namespace, plan: Plan, dataset: Any, why: str, resumption: Resumption | None
+) -> list[str]:
     """What is about to happen, in a few lines."""
     config, end, parts = plan.config, plan.horizon, plan.accumulation
     length = f"{end.steps:,} steps ({end.reason})" if end.steps is not None else end.reason
     shape = f"{config.n_layer} layers, {config.n_embd} channels, {config.n_head} heads, context {config.sequence_len}"
     lines = [
         f"Model: {shape}, vocabulary {config.vocab_size:,}; {plan.counts['total']:,} parameters",
-        f"Text: {dataset.name}; {'; '.join(dataset.notes)}",
+        f"Text: {dataset.name} ({why}); {'; '.join(dataset.notes)}",
         f"Length: {length}; {plan.batch:,} tokens a step, in {parts} part{'s' if parts > 1 else ''} a rank",
     ]
     if resumption is not None:
@@ -275,22 +278,29 @@ def _looks(
     model: Any,
     tokenizer: Any,
     dataset: Any,
-    loader: Callable[..., Any],
     device: DeviceChoice,
     world: World,
     stop: StopRequest,
     say: Callable[[str], None],
+    dtype: torch.dtype | None = None,
 ) -> list[Any]:
-    """Bits per byte on the validation text, and samples."""
+    """Bits per byte on the validation text, computed in `dtype`, and samples."""
+    from nanochat.dataloader import DataLoader
     from nanochat.training import Look
-    from nanochat.training_evaluation import PROMPTS, Evaluation, first_batches, samples
+    from nanochat.training_evaluation import PROMPTS, Evaluation, first_rows, samples
+    from nanochat.training_sizes import EVAL_TOKENS
 
     looks = []
     if args.eval_every > 0:
         tokens = args.eval_tokens or EVAL_TOKENS[device.device.partition(":")[0]]
-        count = max(tokens // (args.device_batch_size * args.max_seq_len * world.size), 1)
-        batches = first_batches(lambda: loader(dataset.val, lanes=1, ahead=False), count)
-        evaluation = Evaluation(model, batches, tokenizer.token_bytes(), world=world, device=device.device, stop=stop)
+        length = model.config.sequence_len
+        batches = first_rows(
+            lambda: DataLoader(dataset.val, tokenizer, 1, length, lanes=1, ahead=False),
+            max(tokens // length, 1), args.device_batch_size, world, device.device,
+        )  # fmt: skip
+        evaluation = Evaluation(
+            model, batches, tokenizer.token_bytes(), world=world, device=device.device, stop=stop, dtype=dtype
+        )
         looks.append(Look("evaluation", evaluation, args.eval_every, at_start=True))
     if args.sample_every > 0:
         # A model of stories knows no France: it tells a story of its own.

@@ -81,10 +81,13 @@ def parser() -> argparse.ArgumentParser:
     looks = p.add_argument_group("evaluation and checkpoints")
     looks.add_argument("--eval-every", type=int, default=200, help="updates between evaluations (200; -1: none)")
     looks.add_argument(
-        "--eval-tokens", type=int, default=40 * 524288, help="most tokens of one evaluation (20,971,520)"
+        "--eval-tokens",
+        type=int,
+        default=40 * 524288,
+        help="most tokens of one evaluation (20,971,520; on a CPU by time)",
     )
     looks.add_argument(
-        "--ask", type=int, default=50, help="questions of each split of each task at the end (50; 0: none)"
+        "--ask", type=int, default=50, help="questions of each split of each task, after the time is up (50; 0: none)"
     )
     looks.add_argument("--max-reply", type=int, default=64, help="tokens of a reply to these questions (64)")
     looks.add_argument("--chatcore-every", type=int, default=-1, help="nanochat's; without effect here: see --ask")
@@ -126,7 +129,7 @@ def _train(
     run, reason = choose_base(args)
     folder = training_flags.base_dir_of(args) / "chatsft_checkpoints" / (args.model_tag or run.folder.name)
     if training_flags.resuming(args):
-        args = training_flags.take_over(parser, argv, folder)
+        args = training_flags.take_over(parser, argv, folder, world)
     base = open_base(args, run, reason, say)
     inherit(args, base, say)
     given = training_flags.given_flags(parser(), argv)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from nanochat import paths
 from nanochat.errors import exit_status
-from nanochat.fetch import SOURCES, Report, fetch_all, shard_urls
+from nanochat.fetch import SOURCES, Report, fetch_all, files, shard_urls
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -92,7 +92,7 @@ def _with_bars(urls: list[str], folder: Path, workers: int, expected: int) -> Re
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
-    console.print(f"{len(urls):,} files into {folder}", highlight=False, markup=False)
+    console.print(f"{files(len(urls))} into {folder}", highlight=False, markup=False, soft_wrap=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -122,17 +122,17 @@ class _Bars:
 
 
 def _tell(report: Report) -> None:
-    print(
-        f"{len(report.fetched):,} fetched ({report.received / 1e6:,.1f} MB), {len(report.present):,} were there before."
-    )
+    size = f" ({paths.readable_size(report.received)})" if report.fetched else ""
+    there = f"{files(len(report.present))} {'was' if len(report.present) == 1 else 'were'} there before"
+    print(f"{files(len(report.fetched))} fetched{size}, {there}.")
     if report.failed:
-        print(f"{len(report.failed):,} could not be fetched; the same command tries them again:", file=sys.stderr)
+        print(f"{files(len(report.failed))} could not be fetched; the same command tries again:", file=sys.stderr)
         for why in list(report.failed.values())[:5]:
             print(f"  {why}", file=sys.stderr)
         if len(report.failed) > 5:
             print("  ...", file=sys.stderr)
     else:
-        print(f"All of them are in {report.folder}")
+        print(f"{'It is' if len(report.fetched) + len(report.present) == 1 else 'All of them are'} in {report.folder}")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ def show(folder: Path, tokenizer: Tokenizer, rows: list[Compression], references
     from rich.table import Table
 
     console = Console(highlight=False)
-    console.print(f"{tokenizer.get_vocab_size():,} tokens, from {folder}", markup=False)
+    console.print(f"{tokenizer.get_vocab_size():,} tokens, from {folder}", markup=False, soft_wrap=True)
     here = [one for one in references if one.encoding is not None]
     table = Table(title="bytes a token (more is better)")
     table.add_column("text")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.errors import exit_status
-from nanochat.paths import expand, roots, workspace
+from nanochat.paths import expand, workspace
 from nanochat.tokenizer_texts import DOC_CAP, MAX_CHARS, default_max_chars, training_texts
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Read texts, learn, save, and show what was learnt."""
     args = parser().parse_args(argv)
-    from nanochat.dataset import open_dataset
+    from nanochat.dataset import choose_data, open_dataset
     from nanochat.tokenizer import train_tokenizer
 
     folder = (expand(args.base_dir) if args.base_dir else workspace()) / "tokenizer"
@@ -86,20 +86,6 @@ def main(argv: list[str] | None = None) -> int:
     print(f"Saved token_bytes to {folder / 'token_bytes.pt'}")
     show(tokenizer)
     return 0
-
-
-def choose_data(spec: str | None, base_dir: Path | None) -> tuple[str, str]:
-    """What to read and why: as asked, else the shards of the base dir or of either root, else stories."""
-    if spec is not None:
-        return spec, "as asked"
-    from nanochat.dataset import shard_folder
-
-    bases = [expand(base_dir)] if base_dir else [root.path for root in roots()]
-    for base in bases:
-        folder = shard_folder(base)
-        if next(folder.glob("*.parquet"), None) is not None:
-            return str(folder), "the shards that are there"
-    return "stories", "no shards are here; `nanochat fetch` brings some"
 
 
 def _refuse_to_replace(folder: Path, force: bool) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.checkpoint_manager import Run, depth_of, find_runs
-from nanochat.paths import DiskUse, Root, disk_use, folder_problem
-from nanochat.ui.text import readable_size, visible
+from nanochat.paths import DiskUse, Root, disk_use, folder_problem, readable_size
+from nanochat.ui.text import visible
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How text and figures reach the screen: text from a disk made harmless and visible, sizes in words."""
+"""How text reaches the screen: text from a disk made harmless and visible."""
 
 import unicodedata
 
@@ -21,17 +21,3 @@ def visible(text: str) -> str:
         else character
         for character in text
     )
-
-
-def readable_size(size: int) -> str:
-    """Bytes in decimal units, as disks are sold: 999 bytes, 8.9 MB, 2.6 GB.
-
-    >>> readable_size(8_943_100)
-    '8.9 MB'
-    """
-    if size < 1000:
-        return f"{size} byte{'' if size == 1 else 's'}"
-    exponent = 1
-    while size / 1000**exponent >= 999.95 and exponent < 4:  # 999.95 would be written as 1000.0
-        exponent += 1
-    return f"{size / 1000**exponent:.1f} {('kB', 'MB', 'GB', 'TB')[exponent - 1]}"
