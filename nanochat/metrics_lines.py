@@ -275,9 +275,9 @@ def _our_wordings() -> tuple[list[tuple[str, str, str]], list[tuple[str, str, st
         (
             "notice",
             "",
-            r"Takes about |Sizes for this CPU, |NOTE: |Starting with fresh optimizer averages |"
-            r"saved by \d+ ranks and dealt out to ",
+            r"Takes about |NOTE: |Starting with fresh optimizer averages |saved by \d+ ranks and dealt out to ",
         ),
+        ("notice", "", r"Sizes for this CPU, "),
         (
             "notice",
             "",
