@@ -7,6 +7,7 @@ opening thousands at the start would take longer than the first hundred steps.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ class ParquetSplit:
         self.identity = identity_of(self.paths, "parquet")
         self._groups: dict[int, int] = {}
         self._open: OrderedDict[int, ParquetFile] = OrderedDict()  # the one used last at the end
+        # A lone shard is read by training's thread and by an evaluation at once, and two threads in one file can hang.
+        self._lock = threading.RLock()
         for path in self.paths:
             require_whole(path)
         for shard in {0, self.shards - 1}:  # a wrong column shows here and not in the middle of a run
@@ -42,14 +45,20 @@ class ParquetSplit:
 
     def is_empty(self) -> bool:
         """Whether no shard has a row. Opens shards up to the first that has one."""
-        return not any(self._file(shard).metadata.num_rows for shard in range(self.shards))
+        with self._lock:
+            return not any(self._file(shard).metadata.num_rows for shard in range(self.shards))
 
     def groups(self, shard: int) -> int:
-        if shard not in self._groups:
-            self._groups[shard] = self._file(shard).num_row_groups
-        return self._groups[shard]
+        with self._lock:
+            if shard not in self._groups:
+                self._groups[shard] = self._file(shard).num_row_groups
+            return self._groups[shard]
 
     def read(self, shard: int, group: int) -> list[str]:
+        with self._lock:
+            return self._read(shard, group)
+
+    def _read(self, shard: int, group: int) -> list[str]:
         file, path = self._file(shard), self.paths[shard]
         size = file.metadata.row_group(group).total_byte_size
         if size > _MAX_GROUP_BYTES:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nanochat import demo_report, paths
+from nanochat.checkpoint_files import location
 from nanochat.demo_report import Report, scored_batches, tasks
 from nanochat.gpt_config import GPTConfig
 from nanochat.records import METRICS_NAME, RecordWriter, StepRecord
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from nanochat.training import Setup
 
 TAG = "demo"
-FOLDERS = {"base": "base_checkpoints", "sft": "chatsft_checkpoints"}
+STAGES = ("base", "sft")
 LEAST, MOST = 10, 86_400  # seconds of a budget
 SFT_SHARE = 0.16  # of the budget; the base model gets the rest, less what the tokenizer took
 SAMPLE_SECONDS = 8.0  # between two samples on the screen
@@ -131,7 +132,7 @@ def run(config: DemoConfig) -> Iterator[Event]:
 def free_tag(base_dir: Path) -> str:
     """The first of demo, demo-2, demo-3, ... that neither a base model nor a fine-tuned one has."""
     names = itertools.chain([TAG], (f"{TAG}-{number}" for number in itertools.count(2)))
-    return next(name for name in names if not any((base_dir / folder / name).exists() for folder in FOLDERS.values()))
+    return next(name for name in names if not any(paths.run_folder(base_dir, stage, name).exists() for stage in STAGES))
 
 
 class _Demo:
@@ -140,8 +141,11 @@ class _Demo:
     def __init__(self, config: DemoConfig, stack: ExitStack) -> None:
         self.config, self.recipe, self.stack = config, config.recipe, stack
         self.begun = time.monotonic()
-        tag = config.tag or free_tag(config.base_dir)
-        self.folders = {stage: config.base_dir / folder / tag for stage, folder in FOLDERS.items()}
+        tag = free_tag(config.base_dir) if config.tag is None else config.tag
+        self.folders = {stage: paths.run_folder(config.base_dir, stage, tag) for stage in STAGES}
+        taken = next((folder for folder in self.folders.values() if folder.exists()), None)
+        if taken is not None:
+            raise DemoError(f"{location(taken)} is there already; give another --model-tag, or none")
         self.number_format: Any = None  # of activations: decided by a race
         self.stopped = False
 

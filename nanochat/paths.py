@@ -125,6 +125,25 @@ def kernels_problem() -> str | None:
     )
 
 
+class TagError(ValueError):
+    """A name that cannot be a run's folder: one sentence."""
+
+
+def run_folder(base_dir: Path, stage: str, tag: str) -> Path:
+    """The folder of a run of this tag. Raises TagError unless the tag is one plain name, which stays below base_dir."""
+    if (
+        not tag.isprintable()
+        or tag != tag.strip()
+        or tag.startswith(".")
+        or set(tag) & set("/\\")
+        or not 0 < len(tag) < 101
+    ):
+        raise TagError(
+            f"the name {tag[:40]!r} cannot be a run's folder; take up to 100 letters, digits, dots, - or _, such as d4"
+        )
+    return base_dir / STAGE_FOLDERS[stage][0] / tag
+
+
 def expand(path: str | os.PathLike[str]) -> Path:
     """The path with a leading ~ as the home folder; where there is no such home, the path as it stands."""
     try:

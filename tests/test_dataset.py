@@ -3,6 +3,7 @@
 import os
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,3 +187,11 @@ def test_large_text_is_not_read_on_opening(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_module, "CHECKED_BYTES", 10)
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 100)
     assert "too large" in open_dataset(tmp_path / "a.jsonl").notes[-1]
+
+
+def test_a_lone_shard_is_read_by_two_threads_at_once(tmp_path):
+    write_shards(tmp_path, [[f"document {number} " * 50 for number in range(200)]])
+    dataset = open_dataset(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        read = [pool.submit(split.read, 0, i % 20) for i in range(400) for split in (dataset.train, dataset.val)]
+        assert all(len(future.result(timeout=60)) == 10 for future in read)

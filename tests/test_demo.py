@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import demo, demo_report, metrics
+from nanochat import demo, demo_report, metrics, paths
 from nanochat.checkpoint_manager import load_model, verify
 from nanochat.demo import DemoConfig, DemoError, Recipe, Sample, Stage, Step
 from nanochat.demo_report import Report
@@ -149,6 +149,14 @@ def test_a_stop_keeps_what_is_there(tmp_path):
     folder = tmp_path / "base_checkpoints" / "demo"
     assert verify(folder, updates[-1].step, full=True).ok
     assert not (tmp_path / "chatsft_checkpoints").exists()
+
+
+@pytest.mark.parametrize("stage", demo.STAGES)
+def test_a_name_that_is_taken_is_refused_at_once(stage, tmp_path):
+    paths.run_folder(tmp_path, stage, "mine").mkdir(parents=True)
+    with pytest.raises(DemoError, match="is there already"):
+        next(demo.run(DemoConfig(10.0, base_dir=tmp_path, tag="mine")))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.5, 1e9, float("nan"), -1.0])

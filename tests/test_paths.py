@@ -110,3 +110,15 @@ def test_a_foreign_kernels_package_is_named(monkeypatch, tmp_path):
 def test_a_missing_kernels_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "install the project again" in paths.kernels_problem()
+
+
+@pytest.mark.parametrize(
+    "tag", ["", ".", "..", "../x", "a/b", "/abs", "a\\b", "a\nb", "\x1b[31m", "a\0b", " a", "x" * 101]
+)
+def test_a_name_that_would_leave_its_place_is_refused(tag, tmp_path):
+    with pytest.raises(paths.TagError, match="cannot be a run's folder"):
+        paths.run_folder(tmp_path, "base", tag)
+
+
+def test_a_plain_name_is_a_folder_of_its_stage(tmp_path):
+    assert paths.run_folder(tmp_path, "sft", "d4_bf16.v2") == tmp_path / "chatsft_checkpoints" / "d4_bf16.v2"

@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def folder_of(args: argparse.Namespace) -> Path:
     """The run's folder."""
-    return base_dir_of(args) / "base_checkpoints" / (args.model_tag or f"d{args.depth}")
+    return paths.run_folder(base_dir_of(args), "base", f"d{args.depth}" if args.model_tag is None else args.model_tag)
 
 
 def _train(args: argparse.Namespace, given: frozenset[str], world: World) -> int:

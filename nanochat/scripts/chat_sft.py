@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from nanochat import training_flags
 from nanochat.errors import exit_status
 from nanochat.optim_config import KINDS as OPTIMIZERS
+from nanochat.paths import run_folder
 from nanochat.sft_schedule import INIT_LR_FRAC
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def _train(
             print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
 
     run, reason = choose_base(args)
-    folder = training_flags.base_dir_of(args) / "chatsft_checkpoints" / (args.model_tag or run.folder.name)
+    tag = run.folder.name if args.model_tag is None else args.model_tag
+    folder = run_folder(training_flags.base_dir_of(args), "sft", tag)
     if training_flags.resuming(args):
         args = training_flags.take_over(parser, argv, folder, world)
     base = open_base(args, run, reason, say)
