@@ -112,6 +112,8 @@ def truncate_after(path: str | Path, step: int) -> int:
     try:
         if not path.exists():
             return 0
+        if not path.is_file():
+            raise RecordError(f"{path}: the metrics are no regular file; move it away, the run writes its own")
         for record, line_end in _lines_with_end(path):
             if record["step"] > step:
                 break
@@ -131,7 +133,7 @@ def _lines_with_end(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             end += len(line)
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):  # the second where brackets are nested by the thousand
                 return
             if not line.endswith(b"\n") or not isinstance(record, dict) or type(record.get("step")) is not int:
                 return

@@ -123,6 +123,15 @@ def test_a_resumed_run_does_not_race_again(tmp_path: Path, monkeypatch: pytest.M
         ({"num_iterations": None, "target_param_data_ratio": -1}, "no end is given"),
         ({"depth": 0}, "depth is 0"),
         ({"matrix_lr": -1}, "matrix_lr"),
+        ({"seed": 10**23}, "--seed is 1e+23"),
+        ({"lr_scale": 0}, "--lr-scale is 0"),
+        ({"total_batch_size": 0}, "--total-batch-size is 0"),
+        ({"device_batch_size": 10**9}, "--device-batch-size is 1e+09"),
+        ({"num_iterations": -1, "target_flops": "inf"}, "--target-flops is inf"),
+        ({"num_iterations": -1, "target_param_data_ratio": "nan"}, "--target-param-data-ratio is nan"),
+        ({"num_iterations": -1, "target_param_data_ratio": 1e-300}, "--target-param-data-ratio is 1e-300"),
+        ({"budget": 1e308}, "--budget is 1e+308"),
+        ({"model_tag": "../x"}, "cannot be a run's folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,12 @@ def test_a_missing_file_is_no_file(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="cannot be written"):
         RecordWriter(tmp_path / "nowhere" / "m")
+
+
+def test_what_is_no_record_ends_the_file_and_a_pipe_is_refused(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1, "a": ' + "[" * 200_000 + "]" * 200_000 + "}\n")
+    assert [record["step"] for record in read_lines(path)] == [0]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecordError, match="no regular file"):
+        truncate_after(tmp_path / "pipe", 3)

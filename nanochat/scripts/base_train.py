@@ -38,6 +38,19 @@ if TYPE_CHECKING:
     from nanochat.training_signals import StopRequest
 
 
+# What a number may be where it is given; -1 is nanochat's "off".
+LIMITS = {
+    "seed": (0, 2**63 - 1),
+    "device_batch_size": (1, 2**20),
+    "total_batch_size": (1, 2**40),
+    "lr_scale": (1e-9, 1e9),
+    "budget": (0.1, 1e9),
+    "minutes": (1e-3, 1e8),
+    "target_flops": (1, 1e30),
+    "target_param_data_ratio": (1e-3, 1e6),
+}
+
+
 class BaseTrainError(ValueError):
     """A flag that cannot be followed: one sentence."""
 
@@ -109,6 +122,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.fp8:
         raise BaseTrainError("--fp8: 8-bit training is not offered here; without the flag a GPU trains in bfloat16")
+    for name, (least, most) in LIMITS.items():
+        value = getattr(args, name)
+        if value not in (None, -1) and not least <= value <= most:
+            flag = name.replace("_", "-")
+            raise BaseTrainError(f"--{flag} is {value:g}; give a number from {least:g} to {most:g}")
 
     from nanochat import distributed
     from nanochat.device import choose_device
