@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.checkpoint_files import CheckpointError, damaged, location, read_small, shown
+from nanochat.checkpoint_values import check_values, wrong
 from nanochat.gpt_config import LIMITS
 
 MAX_META_BYTES = 1 << 20  # real ones have 1 to 2 kB
@@ -27,7 +28,8 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """The meta of one step. NaN and Infinity are accepted, because nanochat writes them.
 
     Raises:
-        CheckpointError: unreadable, half written, not what we wrote, or no model_config that describes a model.
+        CheckpointError: unreadable, half written, not what we wrote, no model_config that describes a model, or a
+            value of another kind than nanochat writes where somebody reads it.
     """
     text = read_small(path, MAX_META_BYTES)
     if len(text) > MAX_META_BYTES:
@@ -40,12 +42,13 @@ def read_meta(path: str | Path) -> dict[str, Any]:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not JSON text"
         raise damaged(path, f"not complete JSON ({where})") from None
     if not isinstance(meta, dict):
-        raise _wrong(path, "the top level", meta, "an object")
+        raise wrong(path, "the top level", meta, "an object")
     _check_digest(path, text, meta)
     _check_model_config(path, meta)
-    for key in ("user_config", "lab"):
-        if not isinstance(meta.get(key, {}), dict):
-            raise _wrong(path, key, meta[key], "an object")
+    check_values(path, meta)
+    for key in ("user_config", "lab"):  # read with .get(key, {}) everywhere, so null may not be what is there
+        if meta.get(key, {}) is None:
+            raise wrong(path, key, None, "an object")
     layout = meta.get("lab", {}).get("layout", LAB_VERSION)
     if layout != LAB_VERSION:
         raise CheckpointError(
@@ -59,12 +62,12 @@ def recorded_files(meta: Mapping[str, Any], path: str | Path = "meta") -> dict[s
     """File name -> (bytes, sha256) of what was saved with this meta; empty for a checkpoint that is not ours."""
     files = meta.get("lab", {}).get("files", {})
     if not isinstance(files, dict):
-        raise _wrong(path, "lab.files", files, "an object")
+        raise wrong(path, "lab.files", files, "an object")
     recorded = {}
     for name, entry in files.items():
         size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
         if type(size) is not int or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise _wrong(path, f"lab.files['{shown(name)}']", entry, "a size and a SHA-256")
+            raise wrong(path, f"lab.files['{shown(name)}']", entry, "a size and a SHA-256")
         recorded[name] = (size, digest)
     return recorded
 
@@ -117,16 +120,11 @@ def _check_digest(path: str | Path, text: bytes, meta: Mapping[str, Any]) -> Non
 def _check_model_config(path: str | Path, meta: Mapping[str, Any]) -> None:
     config = meta.get("model_config")
     if not isinstance(config, dict):
-        raise _wrong(path, "model_config", config, "an object with the model's sizes")
+        raise wrong(path, "model_config", config, "an object with the model's sizes")
     for key, largest in LIMITS.items():
         value = config.get(key)
         if type(value) is not int or not 0 < value <= largest:
-            raise _wrong(path, f"model_config.{key}", value, f"a whole number from 1 to {largest:,}")
+            raise wrong(path, f"model_config.{key}", value, f"a whole number from 1 to {largest:,}")
     pattern = config.get("window_pattern")
     if not (pattern is None or isinstance(pattern, str)):
-        raise _wrong(path, "model_config.window_pattern", pattern, "text such as 'SSSL'")
-
-
-def _wrong(path: str | Path, key: str, value: object, wanted: str) -> CheckpointError:
-    got = "missing" if value is None else f"{type(value).__name__} {shown(repr(value)[:200], 40)}"
-    return CheckpointError(f"{location(path)}: {key} is {got} where {wanted} is needed; restore the file from a copy")
+        raise wrong(path, "model_config.window_pattern", pattern, "text such as 'SSSL'")

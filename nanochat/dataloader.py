@@ -5,10 +5,11 @@
     state = loader.state_dict()                 # small; torch.save takes it
     loader = DataLoader(dataset.train, tokenizer, batch_size=8, sequence_len=256, state=state)
 
-Rows are packed as nanochat packs them (`packing.py`). A thread reads, tokenizes and packs while the model computes; its
-tokenizer works outside Python's lock. The state is that of the batches handed out, whatever the thread has ready, and
-holds the buffered documents: nanochat loses about a thousand of them at each resume. Several ranks: each takes its rows
-of every optimizer step, and `merge_states` makes of their states one that any other number of ranks can start from.
+Rows are packed as nanochat packs them (`packing.py`). Beside a GPU a thread reads, tokenizes and packs while the model
+computes; its tokenizer works outside Python's lock. The state is that of the batches handed out, whatever the thread
+has ready, and holds the buffered documents: nanochat loses about a thousand of them at each resume. Several ranks: each
+takes its rows of every optimizer step, and `merge_states` makes of their states one that any other number of ranks can
+start from.
 """
 
 import queue
@@ -23,15 +24,14 @@ from torch import Tensor
 
 from nanochat.dataloader_state import DataLoaderError, Layout, Snapshot, choose, merge_states, start, to_dict
 from nanochat.dataset_split import Split
-from nanochat.packing import EMPTY, Ids, Lane, Reader, cut
+from nanochat.packing import NO_LOSS, Ids, Lane, Reader, cut
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
-__all__ = ["NO_LOSS", "Batch", "DataLoader", "DataLoaderError", "merge_states", "whole_documents"]
+__all__ = ["Batch", "DataLoader", "DataLoaderError", "merge_states", "whole_documents"]
 
 AHEAD = 4  # batches the thread keeps ready
-NO_LOSS = -1  # a target with this value is not predicted
 
 
 class Batch(NamedTuple):
@@ -47,7 +47,8 @@ class DataLoader:
     rows_per_step: rows of one optimizer step over all ranks (default: the state's, else one batch a rank). lanes: see
     `packing.py` (default: the state's, else world_size). state: of `state_dict` or `merge_states`, or nanochat's own
     {pq_idx, rg_idx, epoch}, which goes on behind that row group, approximately, as nanochat does. ahead: read and
-    tokenize in a thread. Close it when done; one that is forgotten stops with its last reference.
+    tokenize in a thread (default: beside a GPU; on a CPU the thread would take the cores that compute, and the lock of
+    Python while it packs). Close it when done; one that is forgotten stops with its last reference.
 
     Raises:
         DataLoaderError: sizes that do not divide, or a state of other data, another tokenizer or another layout.
@@ -66,7 +67,7 @@ class DataLoader:
         lanes: int | None = None,
         device: str | torch.device = "cpu",
         state: Mapping[str, Any] | None = None,
-        ahead: bool = True,
+        ahead: bool | None = None,
     ) -> None:
         if sequence_len < 1:
             raise DataLoaderError(f"sequence_len is {sequence_len}; a row needs at least 1 token")
@@ -86,6 +87,7 @@ class DataLoader:
         self._failure: BaseException | None = None
         encode = _encoder(split, tokenizer, sequence_len + 1)
         packer = _Packer(split, encode, sequence_len, self._layout, self._last, self.device)
+        ahead = self.device.type == "cuda" if ahead is None else ahead
         self._source: _Packer | _Worker = _Worker(packer) if ahead else packer
         self._finalizer = weakref.finalize(self, self._source.stop)  # also at the interpreter's exit
 
@@ -234,8 +236,8 @@ class _Packer:
             self._end_step()
         pinned = self.device.type == "cuda"
         both = torch.empty((2, size, self.length - 1), dtype=torch.int64, pin_memory=pinned)
-        both[0] = torch.from_numpy(np.where(rows == EMPTY, rows[:, :1], rows)[:, :-1])  # an empty place reads <|bos|>
-        both[1] = torch.from_numpy(rows[:, 1:])  # EMPTY is NO_LOSS: nothing is to be predicted there
+        both[0] = torch.from_numpy(np.where(rows == NO_LOSS, rows[:, :1], rows)[:, :-1])  # an empty place reads <|bos|>
+        both[1] = torch.from_numpy(rows[:, 1:])
         return both, Snapshot(self.batch, [lane.state() for lane in self.lanes.values()])
 
     def _end_step(self) -> None:

@@ -7,8 +7,9 @@ terminal and a page show the same demo.
     nanochat demo
     nanochat demo --budget 180 --corpus book.txt
 
-Why these sizes: in a minute a narrow model learns more than a wide one, and small batches more than large ones, because
-both make more updates. docs/log.md has the measurements.
+Why these sizes: in a minute a narrow and shallow model learns more than a large one, and small batches more than large
+ones, because both make more updates. Two layers are the fewest that can copy a name from earlier in a story.
+docs/log.md has the measurements.
 """
 
 import itertools
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 TAG = "demo"
 STAGES = ("base", "sft")
 LEAST, MOST = 10, 86_400  # seconds of a budget
-SFT_SHARE = 0.16  # of the budget; the base model gets the rest, less what the tokenizer took
+SFT_SHARE = 0.14  # of the budget; the base model gets the rest, less what the tokenizer took
 SAMPLE_SECONDS = 8.0  # between two samples on the screen
 SAMPLE_TOKENS = 120
 RACE_SECONDS = 0.3  # to find out which number format is the faster one
@@ -51,7 +52,7 @@ class Recipe:
     """What is trained and how: what wrote the best stories after a minute on two cores."""
 
     vocab_size: int = 1280
-    n_layer: int = 4
+    n_layer: int = 2
     n_head: int = 4
     n_embd: int = 128
     context: int = 256  # tokens that the model can read; rows of pretraining are shorter
@@ -72,6 +73,10 @@ class Recipe:
     persona_epochs: float = 40.0  # how often every fact about itself is told, for once through the stories
 
 
+DEEPER = Recipe(n_layer=4)
+DEEPER_FROM = 120.0  # seconds of a budget: from here on two more layers are worth their time
+
+
 @dataclass(frozen=True)
 class DemoConfig:
     """What the user decides."""
@@ -81,8 +86,9 @@ class DemoConfig:
     base_dir: Path = field(default_factory=paths.workspace)
     tag: str | None = None  # name of both runs; None: "demo", or "demo-2" where that is taken
     seed: int = 0
-    recipe: Recipe = field(default_factory=Recipe)
+    recipe: Recipe | None = None  # None: what suits the budget
     stop: Callable[[], str | None] = lambda: None  # asked between updates; a word ends the demo and keeps what is there
+    clock: Callable[[], float] = time.monotonic  # seconds; the budget is measured with it
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Stage:
     title: str  # for the screen
     seconds: float | None = None  # how long it will take, where that is decided
     floor: float | None = None  # bits a byte below which no model can go
+    floor_nats: float | None = None  # the same as the training loss: nats a token, <|bos|> included
     notes: tuple[str, ...] = ()
 
 
@@ -123,6 +130,8 @@ def run(config: DemoConfig) -> Iterator[Event]:
     Raises:
         DemoError: the budget cannot be used. DatasetError, CheckpointError: the text or the folder cannot.
     """
+    if not 0 <= config.seed < 2**63:
+        raise DemoError(f"the seed is {config.seed}; give a whole number from 0 to 2^63 - 1")
     if not LEAST <= config.budget <= MOST:
         raise DemoError(f"a budget of {config.budget:g} seconds cannot be used; give {LEAST} to {MOST:,} (a day)")
     with ExitStack() as stack:
@@ -139,8 +148,9 @@ class _Demo:
     """One demo, part by part."""
 
     def __init__(self, config: DemoConfig, stack: ExitStack) -> None:
-        self.config, self.recipe, self.stack = config, config.recipe, stack
-        self.begun = time.monotonic()
+        self.config, self.stack = config, stack
+        self.recipe = config.recipe or (DEEPER if config.budget >= DEEPER_FROM else Recipe())
+        self.begun = config.clock()
         tag = free_tag(config.base_dir) if config.tag is None else config.tag
         self.folders = {stage: paths.run_folder(config.base_dir, stage, tag) for stage in STAGES}
         taken = next((folder for folder in self.folders.values() if folder.exists()), None)
@@ -152,7 +162,7 @@ class _Demo:
     @property
     def elapsed(self) -> float:
         """Seconds since the demo began."""
-        return time.monotonic() - self.begun
+        return self.config.clock() - self.begun
 
     def events(self) -> Iterator[Event]:
         """All parts in turn."""
@@ -162,8 +172,11 @@ class _Demo:
         floor = demo_report.floor_of(dataset)
         yield Stage("tokenizer", "Learning which pieces of text deserve a token", floor=floor, notes=dataset.notes)
         tokenizer = self.tokenizer(dataset)
+        if self.config.stop():
+            return
         base, notes = self.pretraining(dataset, tokenizer)
-        yield Stage("base", "Reading: guess the next token, again and again", base.horizon.seconds, floor, notes)
+        nats = demo_report.floor_nats(dataset, tokenizer)
+        yield Stage("base", "Reading: guess the next token, again and again", base.horizon.seconds, floor, nats, notes)
         yield from self.drive("base", base, tokenizer)
         if self.stopped:
             return
@@ -174,9 +187,12 @@ class _Demo:
             return
         seconds = self.elapsed
         yield Stage("measure", "Judging what it has learned", floor=floor)
-        yield demo_report.measure(
-            base, tuned, tokenizer, dataset, seed=self.config.seed, seconds=seconds, folders=self.folders
-        )
+        report = demo_report.measure(
+            base, tuned, tokenizer, dataset, seed=self.config.seed, seconds=seconds, folders=self.folders,
+            stop=self.config.stop,
+        )  # fmt: skip
+        if report is not None:
+            yield report
 
     def tokenizer(self, dataset: "Dataset") -> "Tokenizer":
         """A tokenizer learned from the beginning of the text."""
@@ -246,11 +262,12 @@ class _Demo:
         from nanochat.horizon import Horizon
         from nanochat.optim import OptimConfig, build_optimizer
         from nanochat.training import Setup
-        from nanochat.training_checkpoints import Saver, begin, make_room, opened
+        from nanochat.training_checkpoints import Saver
+        from nanochat.training_folder import begin, make_room, opened_anew
         from nanochat.training_setup import batch_loss
 
         recipe, folder = self.recipe, self.folders[stage]
-        self.stack.enter_context(opened(folder, sum(p.numel() for p in model.parameters())))
+        self.stack.enter_context(opened_anew(folder, sum(p.numel() for p in model.parameters())))
         begin(folder, World(), resume=None)
         make_room(folder, None, World())
         rates = OptimConfig(
@@ -268,14 +285,15 @@ class _Demo:
             model, build_optimizer(model, rates), loader, horizon, batch_loss(model, self.number_format), schedule,
             momentum, looks=looks, saver=Saver(folder, tokenizer, model.config, facts=facts, lab=lab),
             metrics=self.stack.enter_context(RecordWriter(folder / METRICS_NAME)),
-            flops_per_token=model.estimate_flops(), stop=self.config.stop,
+            flops_per_token=model.estimate_flops(), stop=self.config.stop, clock=self.config.clock,
         )  # fmt: skip
 
     def drive(self, stage: str, setup: "Setup", tokenizer: "Tokenizer") -> Iterator[Event]:
         """Train to the end of this part's time, with a sample every few seconds."""
         from nanochat.training import train
 
-        sampled = time.monotonic() - SAMPLE_SECONDS / 2  # the first one soon: it is the funniest
+        clock = self.config.clock
+        sampled = clock() - SAMPLE_SECONDS / 2  # the first one soon: it is the funniest
         with closing(train(setup)) as records:  # type: ignore[type-var]  # a generator has close
             for record in records:
                 yield Step(stage, record)
@@ -284,9 +302,9 @@ class _Demo:
                         f"update {record.step}: the loss is no longer a number, so training stopped; try another --seed"
                     )
                 self.stopped = "stopped" in record.events
-                if record.train_loss is not None and time.monotonic() - sampled >= SAMPLE_SECONDS:
+                if record.train_loss is not None and clock() - sampled >= SAMPLE_SECONDS:
                     yield self.sample(stage, setup, tokenizer)
-                    sampled = time.monotonic()
+                    sampled = clock()
 
     def sample(self, stage: str, setup: "Setup", tokenizer: "Tokenizer") -> Sample:
         """What the model writes now: a text from nothing, or an answer to who it is."""

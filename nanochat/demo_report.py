@@ -6,7 +6,7 @@ and the figures for them are None.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,14 +69,15 @@ class Report:
 
 def measure(
     base: "Setup", tuned: "Setup", tokenizer: "Tokenizer", dataset: "Dataset", *, seed: int, seconds: float,
-    folders: dict[str, Path],
-) -> Report:  # fmt: skip
-    """Score both models; takes some ten seconds."""
+    folders: dict[str, Path], stop: Callable[[], str | None] = lambda: None,
+) -> Report | None:  # fmt: skip
+    """Score both models; takes some ten seconds. None where `stop`, asked between the parts, gave a word."""
     from nanochat.loss_eval import evaluate_bpb
     from nanochat.ngram import NGram
     from nanochat.tasks.evaluation import compare, evaluate_tasks
 
     model: Any = base.model
+    tuned_model: Any = tuned.model
     model.eval()
     token_bytes = tokenizer.token_bytes()
     batches = scored_batches(dataset, tokenizer, model.config.sequence_len, SCORED)
@@ -86,21 +87,28 @@ def measure(
     scored = [row for batch in batches for row in sequences(batch, bos)]
     size = sum(token_bytes[token] for row in scored for token in row[1:])
     judgeable = dataset.name == STORIES
+    val_bpb = evaluate_bpb(model, batches, token_bytes)
+    if stop():
+        return None
     texts = write(model, tokenizer, SAMPLES if judgeable else SHOWN, seed)
+    writing = judged(texts, set(read)) if judgeable and not stop() else None
     asked = [task for split in ("train", "val") for task in tasks(dataset, split, seed)]
+    scores = evaluate_tasks(tuned_model, tokenizer, asked, ASKED, stop=lambda: bool(stop()))
+    if stop():
+        return None
     return Report(
         seconds=seconds,
         tokens=base.state.tokens,
         updates=base.state.step,
         tokens_per_second=base.state.tokens / max(base.state.elapsed, 1e-9),
-        val_bpb=evaluate_bpb(model, batches, token_bytes),
+        val_bpb=val_bpb,
         floor=floor_of(dataset),
         ngram_bpb=sum(map(ngram.nats, scored)) / math.log(2) / size,
         entropy_bpb=sum(len(row) - 1 for row in scored) * math.log2(V) / size,
-        writing=judged(texts, set(read)) if judgeable else None,
+        writing=writing,
         samples=tuple(texts[:SHOWN]),
-        answers=tuple((question, answer(tuned.model, tokenizer, question)) for question in QUESTIONS),
-        tasks=tuple(compare(evaluate_tasks(tuned.model, tokenizer, asked, ASKED))),  # type: ignore[arg-type]
+        answers=tuple((question, answer(tuned_model, tokenizer, question)) for question in QUESTIONS),
+        tasks=tuple(compare(scores)),
         folders=folders,
     )
 
@@ -155,6 +163,16 @@ def floor_of(dataset: "Dataset") -> float | None:
     from nanochat.stories import floor_bpb
 
     return floor_bpb(first(dataset.val, SCORED))
+
+
+def floor_nats(dataset: "Dataset", tokenizer: "Tokenizer") -> float | None:
+    """The floor as a training loss: nats a token, each story with its <|bos|>, which costs nothing to foresee."""
+    floor = floor_of(dataset)
+    if floor is None:
+        return None
+    texts = first(dataset.val, SCORED)
+    tokens = sum(len(ids) + 1 for ids in tokenizer.encode(texts))
+    return floor * math.log(2) * sum(len(text.encode()) for text in texts) / tokens
 
 
 def scored_batches(dataset: "Dataset", tokenizer: "Tokenizer", context: int, count: int) -> list[Any]:

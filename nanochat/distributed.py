@@ -7,9 +7,10 @@ one sentence: a collective call without it can never finish.
     torchrun --standalone --nproc-per-node 2 -m nanochat.scripts.base_train --depth 4
 """
 
+import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,9 +56,36 @@ class World:
             dist.all_reduce(total)
         return total.tolist()
 
-    def barrier(self, device: Any = "cpu") -> None:
-        """Wait until every rank is here."""
-        self.add([0.0], device)
+    def require_same(self, facts: Mapping[str, Any], device: Any = "cpu") -> None:
+        """Compare what every rank was started with, before that can go wrong: in silence, or in waiting for ever.
+
+        facts: name -> anything whose `repr` says all of it; the same names on every rank.
+
+        Raises:
+            DistributedError: on every rank, with the names of what differs.
+        """
+        if self.size == 1:
+            return
+        digests = [_number(f"{name}={value!r}") for name, value in facts.items()]
+        both = [_number(repr(list(facts))), _number(repr(digests))]  # two numbers, however many facts a rank has
+        names, values = zip(*self._of_all(both, device), strict=True)
+        if len(set(values)) == 1:
+            return
+        differing = ["the script or its version"]
+        if len(set(names)) == 1:
+            columns = zip(*self._of_all(digests, device), strict=True)
+            differing = [name for name, column in zip(facts, columns, strict=True) if len(set(column)) > 1]
+        raise DistributedError(
+            f"rank {self.rank} of {self.size} stops before the first step, because the ranks were started with "
+            f"different values of {', '.join(differing[:6])}{' and more' if len(differing) > 6 else ''}; start all of "
+            "them with the same command, data and tokenizer"
+        )
+
+    def _of_all(self, values: Sequence[float], device: Any) -> list[list[float]]:
+        """These numbers of every rank, in the order of the ranks. They are added to zeros, so nothing is rounded."""
+        mine = [value if rank == self.rank else 0.0 for rank in range(self.size) for value in values]
+        together = self.add(mine, device)
+        return [together[rank * len(values) : (rank + 1) * len(values)] for rank in range(self.size)]
 
     def all_or_none(self, work: Callable[[], _T], device: Any = "cpu") -> _T:
         """Do something on every rank that may fail on any; where it fails on one, it fails on all.
@@ -97,8 +125,13 @@ class World:
             waited = time.monotonic() - begun
             raise DistributedError(
                 f"rank {self.rank} of {self.size} stops: another rank has left or has not answered for {waited:.0f} "
-                "seconds; its own message says why; start again with --resume"
+                "seconds; its own message says why"
             ) from error
+
+
+def _number(text: str) -> float:
+    """A digest as a whole number that float64 holds exactly."""
+    return float(int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6], "big"))
 
 
 def world_of_environment(environment: dict[str, str] | None = None) -> World:

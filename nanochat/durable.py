@@ -217,8 +217,24 @@ def holds_lock(folder: str | Path) -> bool:
     return _held.get(os.path.realpath(folder)) == os.getpid()
 
 
-def _lock(descriptor: int, folder: Path) -> None:
-    """Take the lock at once or say who has it."""
+def is_locked(folder: str | Path) -> bool:
+    """Does a living process hold the folder? False where there is no such folder. Writes nothing."""
+    if holds_lock(folder):
+        return True
+    try:
+        descriptor = os.open(Path(folder) / LOCK_NAME, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Take the lock at once, or say that another has it. Raises OSError where the file system knows no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -231,17 +247,26 @@ def _lock(descriptor: int, folder: Path) -> None:
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        holder = shown(os.read(descriptor, 32).decode("ascii", "replace")).strip()
-        who = f"process {holder}" if holder.isdecimal() else "another process"
-        raise CheckpointError(
-            f"{location(folder)}: {who} is writing here; stop it or choose another tag: two writers would mix their "
-            "files"
-        ) from None
+        return False
+    return True
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Take the lock at once or say who has it."""
+    try:
+        taken = _try_lock(descriptor)
     except OSError as error:
         raise CheckpointError(
             f"{location(folder)}: this file system cannot lock a folder ({shown(error.strerror)}); choose one that "
             "can, such as a local disk"
         ) from None
+    if not taken:
+        holder = shown(os.read(descriptor, 32).decode("ascii", "replace")).strip()
+        who = f"process {holder}" if holder.isdecimal() else "another process"
+        raise CheckpointError(
+            f"{location(folder)}: {who} is writing here; stop it or choose another tag: two writers would mix their "
+            "files"
+        )
     try:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())

@@ -7,11 +7,12 @@ the others: the report says which. Each file is `fetch_file.py`'s work; `nanocha
 library is loaded when the first file is asked for, and nothing here prints: progress goes to a callback.
 """
 
+import os
 import queue
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,7 +25,8 @@ from nanochat.paths import readable_size
 
 __all__ = ["SOURCES", "FetchError", "Patience", "Report", "Source", "fetch_all", "file_name", "files", "shard_urls"]
 
-_SPARE_BYTES = 100 << 20  # left free on the disk, for everybody else
+_SPARE_BYTES = 100_000_000  # left free on the disk, for everybody else
+_NAME_BYTES = 200  # of a file's name in UTF-8; file systems take 255, and ours get a longer one while they come
 _GRACE = 3.0  # seconds that the connections get to end after Ctrl-C; then the process leaves without them
 
 Progress = Callable[[str, int, int | None], None]  # (file name, bytes here, bytes in all or None)
@@ -49,14 +51,14 @@ SOURCES = {
             "https://huggingface.co/datasets/karpathy/climbmix-400b-shuffle/resolve/main",
             6542,
             "base_data_climbmix",
-            90 << 20,
+            90_000_000,
         ),
         Source(
             "fineweb",  # before that
             "https://huggingface.co/datasets/karpathy/fineweb-edu-100b-shuffle/resolve/main",
             1822,
             "base_data",
-            90 << 20,
+            90_000_000,
         ),
     )
 }
@@ -69,7 +71,7 @@ class Report:
     folder: Path
     fetched: list[str] = field(default_factory=list)  # names
     present: list[str] = field(default_factory=list)  # were there before
-    failed: dict[str, str] = field(default_factory=dict)  # name -> why, one sentence
+    failed: dict[str, str] = field(default_factory=dict)  # name, or address where it has none -> why, one sentence
     received: int = 0  # bytes of the fetched files
 
 
@@ -108,7 +110,14 @@ def file_name(url: str) -> str:
         name = unquote(urlsplit(url).path.rpartition("/")[2])
     except ValueError:  # brackets that do not match
         name = ""
-    if not name or name.startswith(".") or len(name) > 200 or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
+    if (
+        not name
+        or name.startswith(".")
+        or len(name) > 200
+        or len(name.encode()) > _NAME_BYTES
+        or not name.isprintable()
+        or set(name) & set('/\\:*?"<>|')
+    ):
         raise FetchError(f"{shown(url, 200)} does not end in a plain file name, so there is none to keep it under")
     return name
 
@@ -129,14 +138,23 @@ def fetch_all(
     Raises:
         FetchError: two addresses with one name, another download in the same folder, or too little space.
     """
-    jobs = {file_name(url): url for url in urls}
-    if len(jobs) < len(urls):
-        raise FetchError("two of the addresses end in the same file name; fetch them into different folders")
+    jobs: dict[str, str] = {}
+    nameless: dict[str, str] = {}  # address -> why it cannot be kept
+    for url in dict.fromkeys(urls):
+        try:
+            name = file_name(url)
+        except FetchError as error:
+            nameless[url] = str(error)
+            continue
+        if name in jobs:
+            raise FetchError("two of the addresses end in the same file name; fetch them into different folders")
+        jobs[name] = url
     if workers < 1:
         raise FetchError(f"the number of workers is {workers}; give 1 or more")
     try:
         with durable.directory_lock(folder):
-            return _fetch_locked(jobs, folder, workers, patience or Patience(), on_progress, expected_bytes)
+            report = _fetch_locked(jobs, folder, workers, patience or Patience(), on_progress, expected_bytes)
+            return replace(report, failed={**nameless, **report.failed})
     except CheckpointError as error:
         raise FetchError(f"no download into this folder now: {error}") from None
 
@@ -147,11 +165,14 @@ def _fetch_locked(
     report = Report(folder)
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in jobs:
-        if (folder / name).exists():
-            _require_usable(folder / name)
-            report.present.append(name)
-        else:
-            waiting.put(name)
+        try:
+            if os.path.lexists(folder / name):
+                _require_usable(folder / name)
+                report.present.append(name)
+            else:
+                waiting.put(name)
+        except FetchError as error:
+            report.failed[name] = str(error)
     missing = waiting.qsize()
     space = _Space(folder)
     space.require(missing * expected_bytes, f"{files(missing)} of about {readable_size(expected_bytes)} each")
@@ -179,6 +200,7 @@ def _fetch_locked(
     for thread in threads:
         thread.start()
     received = 0
+    bug: Exception | None = None  # the first; it is raised when the other files are there
     try:
         for _ in range(missing):
             name, outcome = _wait_for(done)
@@ -188,11 +210,13 @@ def _fetch_locked(
             elif isinstance(outcome, FetchError):
                 report.failed[name] = str(outcome)
             else:
-                raise outcome
+                bug = bug or outcome
     finally:
         stop.set()
         for thread in threads:
             thread.join(_GRACE / len(threads))
+    if bug is not None:
+        raise bug
     return Report(folder, sorted(report.fetched), sorted(report.present), report.failed, received)
 
 

@@ -1,35 +1,32 @@
 """Download one file so that what takes its name is that file, whole: resumed after a break, and checked.
 
 It grows under a hidden name, `.shard_00000.parquet.part`, and beside that stands what the server said of it (ETag,
-size, SHA-256). A broken download goes on where it broke (Range), and only if it is still the same file (If-Range).
-Hugging Face gives the size and the SHA-256 of a large file in the answer that redirects to the file itself
-(X-Linked-Size, X-Linked-ETag); others may state a digest in Repr-Digest (RFC 9530). Nothing a server says is believed
-alone: a range must begin where it was asked to, and the end must fit in size, in digest, and in parquet's own marks. A
-length that is stated too short, without any of the others, is the one lie that cannot be found.
+size, SHA-256; `fetch_claims.py` reads it). A broken download goes on where it broke (Range), and only if it is still
+the same file (If-Range). Nothing a server says is believed alone: a range must begin where it was asked to, the end
+must fit in size, in digest, and in parquet's own marks, and a file of unstated size has a limit. A length that is
+stated too short, without any of the others, is the one lie that cannot be found.
 
 `fetch.py` runs several of these; `nanochat fetch` is the command. Nothing here prints.
 """
 
 from __future__ import annotations
 
-import base64
-import email.utils
 import hashlib
 import json
 import os
 import random
-import re
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from nanochat import __version__, durable
-from nanochat.checkpoint_files import CheckpointError, shown
+from nanochat.checkpoint_files import CheckpointError, location, read_small, shown
 from nanochat.dataset_parquet import require_whole
 from nanochat.dataset_split import DatasetError
+from nanochat.fetch_claims import Claim, ClaimError, claim_from_json, claim_of, redirected, retry_after, starts_at
+from nanochat.paths import readable_size
 
 if TYPE_CHECKING:
     import requests
@@ -37,6 +34,8 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 16  # bytes read at once; between two blocks a stop is noticed
 _PROGRESS = 1 << 16  # bytes beyond the best so far that make a new attempt worth the same patience
 _REJECTIONS = 3  # whole files with wrong content, or files that changed on the way, before we give up
+_REDIRECTS = 10  # in a row; Hugging Face needs one or two
+_MOST_FACTS = 1 << 16  # bytes of our own notes beside a download
 _RETRY_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -57,15 +56,7 @@ class Patience:
     longest_wait: float = 60.0  # seconds
     longest_demand: float = 600.0  # seconds; a server that asks for more (Retry-After) ends the attempt
     timeout: float = 30.0  # seconds without a byte
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a server said of a file."""
-
-    size: int | None = None  # bytes
-    sha256: str | None = None
-    etag: str | None = None  # strong ones only: weak ones may stand for different bytes
+    most_unstated: int = 2 * 10**9  # bytes of a file whose size the server does not state; it might never end
 
 
 class _TemporaryError(Exception):
@@ -96,6 +87,8 @@ class FileFetch:
         on_progress: Callable[[int, int | None], None] = lambda here, total: None,
     ) -> None:
         self.url, self.target, self.session = url, target, session
+        # Even unasked, requests works out where a redirect leads, and reads the body that came with it, however long.
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
         self.patience = patience or Patience()
         self.stop = stop or threading.Event()
         self.on_progress = on_progress
@@ -126,6 +119,8 @@ class FileFetch:
                 self._give_up(f"it cannot be written ({shown(error.strerror or error)}); free some space, run it again")
             except CheckpointError as error:  # durable.py's, with the path and the reason
                 self._give_up(str(error))
+            except ClaimError as error:
+                self._give_up(f"{error}; get it from another place")
             here = self._here()
             failures = 1 if here > best + _PROGRESS else failures + 1
             best = max(best, here)
@@ -152,13 +147,14 @@ class FileFetch:
             return claim
         if claim.size is not None and here > claim.size:
             raise _RejectedError("more bytes came than the server had stated")
-        with self._ask(here, claim) as response:
-            stated = _claim_of(response)
+        answers = self._ask(here, claim)
+        with answers[-1] as response:
+            stated = claim_of(answers)
             if response.status_code == 416 and here:
                 return self._no_more(claim, response)
             self._require_success(response, here)
             if response.status_code == 206:
-                _require_range(response, here)
+                self._require_range(response, here)
                 known = [name for name in ("size", "sha256", "etag") if getattr(claim, name) and getattr(stated, name)]
                 if any(getattr(claim, name) != getattr(stated, name) for name in known):
                     raise _RejectedError("the file on the server changed while it was being fetched")
@@ -173,31 +169,46 @@ class FileFetch:
                     self._write_facts(claim)
                 return self._receive(response, file, here, claim)
 
-    def _ask(self, here: int, claim: Claim) -> requests.Response:
-        import requests
-
+    def _ask(self, here: int, claim: Claim) -> list[requests.Response]:
+        """The answers to one request: the redirects in order, then the one they led to, its body not read yet."""
         headers = {"Accept-Encoding": "identity", "User-Agent": f"nanochat-lab/{__version__}"}
         if here:
             headers["Range"] = f"bytes={here}-"
             if claim.etag:
                 headers["If-Range"] = claim.etag
+        answers = [self._ask_once(self.url, headers)]
+        url = self.url
+        # One by one, because each has to be judged before it is followed.
+        while (to := redirected(answers[-1], url)) is not None:
+            answers[-1].close()
+            if len(answers) > _REDIRECTS:
+                self._give_up(f"the server leads from one address to the next, {_REDIRECTS} times; try again later")
+            url = to
+            answers.append(self._ask_once(url, headers))
+        return answers
+
+    def _ask_once(self, url: str, headers: dict[str, str]) -> requests.Response:
+        import requests
+        import urllib3
+
+        timeout = self.patience.timeout
         try:
-            response = self.session.get(self.url, headers=headers, stream=True, timeout=self.patience.timeout)
+            return self.session.get(url, headers=headers, stream=True, timeout=timeout, allow_redirects=False)
         except requests.exceptions.SSLError as error:
             self._give_up(f"the server's certificate is not accepted ({shown(error)}); check clock and network")
-        except (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema):
-            self._give_up("this is not an address; it must begin with https:// or http://")
-        except requests.RequestException as error:
+        except (
+            *(requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema),
+            *(urllib3.exceptions.LocationValueError, UnicodeError),  # of names of hosts that requests lets pass
+        ):
+            where = "" if url == self.url else f"the server leads to '{shown(url, 80)}': "
+            self._give_up(f"{where}this is not an address; it must begin with https:// or http:// and name a host")
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _TemporaryError(f"no answer ({type(error).__name__})") from None
-        hops = [step.url for step in (*response.history, response)]
-        if hops[0].startswith("https:") and not all(hop.startswith("https:") for hop in hops):
-            self._give_up("the server leads from https to an unprotected address; it is not followed")
-        return response
 
     def _require_success(self, response: requests.Response, here: int) -> None:
         status = response.status_code
         if status in _RETRY_STATUS:
-            raise _TemporaryError(f"the server answers {status} ({shown(response.reason)})", _retry_after(response))
+            raise _TemporaryError(f"the server answers {status} ({shown(response.reason)})", retry_after(response))
         if status in (404, 410):
             self._give_up(f"the server has no such file ({status}); check the address")
         if status in (401, 403):
@@ -219,6 +230,8 @@ class FileFetch:
                 here += len(block)
                 if claim.size is not None and here > claim.size:
                     raise _RejectedError("more bytes came than the server had stated")
+                if claim.size is None and here > self.patience.most_unstated:
+                    self._refuse_endless()
                 self.on_progress(here, claim.size)
                 if self.stop.is_set():
                     self._stopped()
@@ -230,6 +243,15 @@ class FileFetch:
         if claim.size is not None and here < claim.size:
             raise _TemporaryError(f"the connection ended after {here:,} of {claim.size:,} bytes")
         return claim
+
+    def _refuse_endless(self) -> NoReturn:
+        """Leave a body that goes on and on; what came of it is no part of anything that could be finished."""
+        self._discard()
+        limit = readable_size(self.patience.most_unstated)
+        self._give_up(
+            f"the server does not state its size and sent more than {limit}, the most that is taken of such a file; "
+            "raise that (--max-unstated) if it is meant to be so large"
+        )
 
     def _no_more(self, claim: Claim, response: requests.Response) -> Claim:
         """The server says that there is nothing behind the bytes we have. Only a digest can settle that."""
@@ -258,14 +280,24 @@ class FileFetch:
         return size
 
     def _here(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
+        if not os.path.lexists(self.part):
+            return 0
+        if not self.part.is_file():  # a pipe would keep us waiting for ever
+            self._give_up(f"{location(self.part)} is in the way and is not a file; remove it")
+        return self.part.stat().st_size
 
     def _read_facts(self) -> Claim:
         try:
-            facts: Any = json.loads(self.facts.read_text(encoding="utf-8"))
-            return Claim(**facts["claim"]) if facts["url"] == self.url else Claim()
-        except (OSError, ValueError, TypeError, KeyError):
+            facts = json.loads(read_small(self.facts, _MOST_FACTS))
+            return claim_from_json(facts["claim"]) if facts["url"] == self.url else Claim()
+        except (ValueError, TypeError, KeyError, RecursionError):
             return Claim()  # none yet, or cut short by a kill: the download begins anew
+
+    def _require_range(self, response: requests.Response, here: int) -> None:
+        """A partial answer must begin with the byte that was asked for."""
+        if starts_at(response) != here:
+            stated = shown(response.headers.get("Content-Range", ""))
+            raise _RejectedError(f"the server was asked for byte {here:,} on and sent another part ({stated})")
 
     def _write_facts(self, claim: Claim) -> None:
         content = json.dumps({"url": self.url, "claim": asdict(claim)}).encode()
@@ -280,42 +312,3 @@ class FileFetch:
 
     def _give_up(self, why: str) -> NoReturn:
         raise FetchError(f"{shown(self.url, 200)}: {why}")
-
-
-def _claim_of(response: requests.Response) -> Claim:
-    """What an answer says of the whole file, the redirects that led to it included."""
-    size = sha256 = None
-    for step in (*response.history, response):
-        linked = step.headers.get("X-Linked-Size", "")
-        size = int(linked) if linked.isdecimal() else size
-        tag = step.headers.get("X-Linked-ETag", "").removeprefix("W/").strip('"')
-        sha256 = tag.lower() if re.fullmatch("[0-9a-fA-F]{64}", tag) else sha256
-    digest = re.search(r"sha-256=:([A-Za-z0-9+/=]+):", response.headers.get("Repr-Digest", ""))
-    if sha256 is None and digest:
-        sha256 = base64.b64decode(digest[1] + "==").hex()
-    if size is None:
-        whole = response.headers.get("Content-Length", "")
-        if response.status_code == 206:
-            whole = response.headers.get("Content-Range", "").rpartition("/")[2]
-        size = int(whole) if whole.isdecimal() else None
-    etag = response.headers.get("ETag", "")
-    return Claim(size, sha256, etag if re.fullmatch(r'"[!-~]*"', etag) else None)
-
-
-def _require_range(response: requests.Response, here: int) -> None:
-    """A partial answer must begin with the byte that was asked for."""
-    stated = response.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", stated.strip())
-    if match is None or int(match[1]) != here:
-        raise _RejectedError(f"the server was asked for byte {here:,} on and sent another part ({shown(stated)})")
-
-
-def _retry_after(response: requests.Response) -> float | None:
-    """Seconds that the server asks to wait, from a number or a date; None where it says nothing."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
-        return None

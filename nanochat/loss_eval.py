@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from nanochat.gpt import GPT
+from nanochat.packing import NO_LOSS
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 Convention = Literal["exact", "replacement"]
-IGNORED = -1  # a target with this value has no loss
 
 
 class LossEvalError(ValueError):
@@ -53,7 +53,7 @@ def evaluate_bpb(
     for x, y in batches:
         loss = model(x, y, reduction="none", dtype=dtype)  # (B * T,), zero where the target is ignored
         targets = y.flatten()
-        lengths = torch.where(targets == IGNORED, 0, token_bytes[targets.clamp(min=0)])
+        lengths = torch.where(targets == NO_LOSS, 0, token_bytes[targets.clamp(min=0)])
         nats += (loss * (lengths > 0)).sum().item()
         total_bytes += int(lengths.sum().item())
     if not total_bytes:

@@ -29,9 +29,10 @@ from nanochat.metrics_facts import Section, TaskResult, TokenizerResult
 from nanochat.metrics_find import Found, find_logs, source_of
 from nanochat.metrics_frame import RECORD_COLUMNS, SCHEMA, MetricsError, joined, mark_superseded
 from nanochat.metrics_lines import LINE_KINDS
-from nanochat.metrics_log import LogParser
+from nanochat.metrics_log import MAX_SECTIONS, LogParser
 from nanochat.metrics_meta import meta_rows, optimizer_rates, stage_of
 from nanochat.metrics_records import RecordParser
+from nanochat.paths import readable_size
 from nanochat.records import METRICS_NAME
 
 __all__ = [
@@ -165,7 +166,8 @@ def rates(frame: pl.DataFrame) -> pl.DataFrame:
         except ValueError:
             continue
         if isinstance(value, dict):
-            names.update(dict.fromkeys(name for name in value if name.replace("_", "").isalnum()))
+            good = (name for name in value if name.replace("_", "").isalnum() and name not in ("file", "run", "step"))
+            names.update(dict.fromkeys(good))
     columns = [
         pl.col("learning_rates").str.json_path_match(f"$.{n}").cast(pl.Float64, strict=False).alias(n) for n in names
     ]
@@ -242,21 +244,34 @@ def _read_file(path: Path, learning_rates: bool = False) -> Metrics:
             while data:
                 parser.feed(data)
                 data = file.read(BLOCK)
+                if data and isinstance(parser, LogParser) and not _told(parser):
+                    raise _no_log(path, f"nothing in its first {readable_size(BLOCK)}")
         except OSError as error:
             raise _unreadable(path, error) from None
     if isinstance(parser, RecordParser):
         return _records(path, parser)
     frame, sections = parser.frame(), parser.sections()
-    told = parser.at - parser.counts["unknown"] - parser.counts["blank"]
-    if frame.is_empty() and told <= parser.counts["unknown"] and parser.at:
-        raise MetricsError(
-            f"{location(path)}: nothing in it looks like the output of nanochat; name a log of a training, or the "
-            "folder of a run"
-        )
+    if frame.is_empty() and _told(parser) <= parser.counts["unknown"] and parser.at:
+        raise _no_log(path, "nothing in it")
     problems = [f"{path}, line {at:,}: not understood: {shown(text)}" for at, text in parser.unknown]
     if parser.torn is not None:
         problems.append(f"{path}: the last line has no end and was left out: {shown(parser.torn)}")
+    if parser.crowded:
+        problems.append(
+            f"{path}: more than {MAX_SECTIONS:,} processes wrote into it; what the others wrote counts to the last one"
+        )
     return Metrics(frame, sections, dict(parser.counts), tuple(problems))
+
+
+def _told(parser: LogParser) -> int:
+    """Lines that were understood."""
+    return parser.at - parser.counts["unknown"] - parser.counts["blank"]
+
+
+def _no_log(path: Path, what: str) -> MetricsError:
+    return MetricsError(
+        f"{location(path)}: {what} looks like the output of nanochat; name a log of a training, or the folder of a run"
+    )
 
 
 def _records(path: Path, parser: RecordParser) -> Metrics:

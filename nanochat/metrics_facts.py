@@ -122,6 +122,7 @@ class Draft:
     ended: datetime.datetime | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     results: list[TaskResult] = field(default_factory=list)
+    tasks: dict[str, int] = field(default_factory=dict)  # task -> place of its first result
     tokenizers: list[TokenizerResult] = field(default_factory=list)
     samples: list[list[str]] = field(default_factory=list)
     records: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
@@ -253,14 +254,14 @@ def _note_result(draft: Draft, name: str, match: re.Match[str], at: int) -> None
 
 def _keep(draft: Draft, result: TaskResult, replace: bool = False) -> None:
     step = draft.facts.get("loaded_step") if draft.script not in TRAINING else None
-    if replace:
-        for index, old in enumerate(draft.results):
-            if old.task == result.task:
-                draft.results[index] = TaskResult(
-                    *(old.task, result.accuracy, result.centered, old.shots, old.passed, old.total, old.step, old.line)
-                )
-                return
-    if len(draft.results) < MAX_KEPT:
+    index = draft.tasks.get(result.task) if replace else None
+    if index is not None:
+        old = draft.results[index]
+        draft.results[index] = TaskResult(
+            *(old.task, result.accuracy, result.centered, old.shots, old.passed, old.total, old.step, old.line)
+        )
+    elif len(draft.results) < MAX_KEPT:
+        draft.tasks.setdefault(result.task, len(draft.results))
         draft.results.append(TaskResult(**{**result.__dict__, "step": step}))
 
 

@@ -8,7 +8,7 @@ Used by nanochat.metrics; run nothing here directly.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,25 @@ class Carry:
     time: float | None = None
 
 
+@dataclass(frozen=True)
+class Part:
+    """Lines of a log that have one origin, as text and figures that are not a table yet."""
+
+    origin: Origin
+    steps: list[tuple[int, tuple[str | None, ...]]]  # line number, STEP_FIELDS as text
+    others: list[dict[str, Any]]  # column -> value, each with its `line`
+
+
+# What rows get from their origin, and what is worked out with.
+_OF_ROWS: dict[str, Any] = {
+    "section": pl.Int64,
+    "run": pl.Int64,
+    "stage": pl.String,
+    "batch": pl.Int64,
+    "flops_per_token": pl.Float64,
+}
+_OF_STEPS: dict[str, Any] = {**_OF_ROWS, "counts_from_one": pl.Boolean, "resumed": pl.Boolean}
+
 # What the line of a training step gives, as text, in the order of metrics_lines.STEP.
 STEP_FIELDS = (
     *("step", "total_steps", "smooth_loss", "grad_norm", "learning_rate", "lr_multiplier"),
@@ -139,9 +158,14 @@ def rows_frame(rows: list[dict[str, Any]], constants: Mapping[str, Any] | None =
     """Rows given as dicts of column -> value."""
     if not rows:
         return empty()
-    names = [name for name in SCHEMA if any(name in row for row in rows)]
+    return conform(_dict_frame(rows), constants)
+
+
+def _dict_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    used = set().union(*rows)
+    names = [name for name in SCHEMA if name in used]
     data = {name: [row.get(name) for row in rows] for name in names}
-    return conform(pl.DataFrame(data, schema={name: SCHEMA[name] for name in names}, strict=False), constants)
+    return pl.DataFrame(data, schema={name: SCHEMA[name] for name in names}, strict=False)
 
 
 def json_object(values: Mapping[str, Any]) -> str | None:
@@ -149,13 +173,11 @@ def json_object(values: Mapping[str, Any]) -> str | None:
     return json.dumps(dict(values)) if values else None
 
 
-def log_frame(
-    steps: list[tuple[int, tuple[str | None, ...]]], others: list[dict[str, Any]], origin: Origin, carry: Carry
-) -> tuple[pl.DataFrame, Carry]:
-    """Rows of one section of a log, in the order of its lines, and what the next rows go on from.
+def log_frame(parts: Sequence[Part], carry: Carry) -> tuple[pl.DataFrame, Carry]:
+    """Rows of parts of one log, in the order of its lines, and what the next rows go on from.
 
-    `steps` holds line number and STEP_FIELDS as text, `others` the rest as dicts with a `line`. Worked out here,
-    because logs do not print it:
+    Many parts at once, because a table costs milliseconds however few rows it has. Worked out here, since logs do not
+    print it:
 
     - train_loss: the moving average is undone, `(e_t - 0.9 e_(t-1)) / 0.1` with `e_t = smooth_t (1 - 0.9^(t+1))`,
       exact to about 1e-5 from six printed decimals. It shows the spikes that the average hides. For a row whose
@@ -164,35 +186,46 @@ def log_frame(
       has two decimals of a minute; a resumed run goes on from its printed total.
     - tokens and flops: step times the batch size, and that times the FLOPs per token, both from the section's header.
     """
-    if carry.section != origin.section:
-        carry = Carry(origin.section)
-    before = carry
-    constants = {
-        "source": origin.source,
-        "file": origin.file,
-        "section": origin.section,
-        "run": origin.run,
-        "stage": origin.stage,
-    }
+    if not parts:
+        return empty(), carry
+    origins = [part.origin for part in parts]
+    last_section = origins[-1].section
+    constants = {"source": origins[0].source, "file": origins[0].file}
     frames = []
-    if steps:
-        frame = _worked_out(_numbers(steps), origin, carry)
+    if steps := [step for part in parts for step in part.steps]:
+        owners = [origin for origin, part in zip(origins, parts, strict=True) for _ in part.steps]
+        frame = _worked_out(_numbers(steps).with_columns(_common(owners, _OF_STEPS)), carry)
+        frames.append(_conform(frame, {**constants, "kind": "step"}))
         last = frame.row(-1, named=True)
-        carry = Carry(origin.section, True, last["step"], last["smooth_loss"], last["time"])
-        frames.append(conform(frame, {**constants, "kind": "step"}))
+        after = Carry(last["section"], True, last["step"], last["smooth_loss"], last["time"])
+    else:
+        after = carry
+    if others := [row for part in parts for row in part.others]:
+        owners = [origin for origin, part in zip(origins, parts, strict=True) for _ in part.others]
+        frame = _dict_frame(others).with_columns(_common(owners, _OF_ROWS))
+        frames.append(_conform(frame, constants))
+    frame = pl.concat(frames)
+    # The product is taken as a float first: a damaged log may name a step of 18 digits.
+    tokens = pl.col("step").cast(pl.Float64) * pl.col("batch")
+    frame = frame.with_columns(tokens=tokens.cast(pl.Int64, strict=False), flops=tokens * pl.col("flops_per_token"))
     if others:
-        frames.append(rows_frame(others, constants))
-    frame = pl.concat(frames) if frames else empty()
-    if origin.batch is not None:
-        # The product is taken as a float first: a damaged log may name a step of 18 digits.
-        tokens = pl.col("step").cast(pl.Float64) * origin.batch
-        frame = frame.with_columns(tokens=tokens.cast(pl.Int64, strict=False))
-        if origin.flops_per_token is not None:
-            frame = frame.with_columns(flops=tokens * origin.flops_per_token)
-    if others:  # an evaluation happens at the time of the step before it
         frame = frame.sort("line", maintain_order=True)
-        frame = frame.with_columns(time=pl.col("time").forward_fill().fill_null(pl.lit(before.time, pl.Float64)))
-    return frame, carry
+    # An evaluation happens at the time of the step before it.
+    before = pl.when(pl.col("section") == carry.section).then(pl.lit(carry.time, pl.Float64))
+    frame = frame.with_columns(time=pl.col("time").forward_fill().over("section").fill_null(before))
+    if after.section != last_section:
+        after = Carry(last_section)
+    return frame.select(list(SCHEMA)), after
+
+
+def _common(owners: list[Origin], columns: Mapping[str, Any]) -> list[pl.Series]:
+    """What each row has from its part of the log."""
+    return [pl.Series(name, [getattr(owner, name) for owner in owners], dtype) for name, dtype in columns.items()]
+
+
+def _conform(frame: pl.DataFrame, constants: Mapping[str, Any]) -> pl.DataFrame:
+    """As `conform`, with the two columns from which tokens and FLOPs are worked out."""
+    return conform(frame, constants).with_columns(frame["batch"], frame["flops_per_token"])
 
 
 def _numbers(steps: list[tuple[int, tuple[str | None, ...]]]) -> pl.DataFrame:
@@ -211,14 +244,17 @@ def _numbers(steps: list[tuple[int, tuple[str | None, ...]]]) -> pl.DataFrame:
     )
 
 
-def _worked_out(frame: pl.DataFrame, origin: Origin, carry: Carry) -> pl.DataFrame:
+def _worked_out(frame: pl.DataFrame, carry: Carry) -> pl.DataFrame:
     """Add train_loss, time and the event of a resumed run."""
-    first = not carry.steps  # nothing of this section came before
-    before_step = pl.col("step").shift(1, fill_value=carry.step)
-    before_smooth = pl.col("smooth_loss").shift(1, fill_value=carry.smooth_loss)
+    goes_on = carry.steps and frame["section"][0] == carry.section
+    before = carry if goes_on else Carry()
+    # Whether a row goes on from the one above it, or for the first row from the rows of the last call.
+    same = (pl.col("section") == pl.col("section").shift(1)).fill_null(goes_on)
+    before_step = pl.when(same).then(pl.col("step").shift(1, fill_value=before.step))
+    before_smooth = pl.when(same).then(pl.col("smooth_loss").shift(1, fill_value=before.smooth_loss))
     weight = 1 - SMOOTHING ** (pl.col("step") + 1).cast(pl.Float64)
     before_weight = 1 - SMOOTHING ** pl.col("step").cast(pl.Float64)
-    start = 1 if origin.counts_from_one else 0
+    start = pl.col("counts_from_one").cast(pl.Int64)
     undone = (pl.col("smooth_loss") * weight - SMOOTHING * before_smooth * before_weight) / (1 - SMOOTHING)
     train_loss = (
         pl.when((pl.col("step") == start) & before_step.is_null())
@@ -226,21 +262,19 @@ def _worked_out(frame: pl.DataFrame, origin: Origin, carry: Carry) -> pl.DataFra
         .when(pl.col("step") - before_step == 1)
         .then(undone)
     )
-    # An average that is no number says nothing about the loss of the step after it.
-    frame = frame.with_columns(train_loss=pl.when(train_loss.is_finite()).then(train_loss))
-    offset = carry.time or 0.0
-    if first and frame.height:
-        head = frame.row(0, named=True)
-        if origin.resumed and head["total_minutes"] is not None:
-            offset = max(0.0, head["total_minutes"] * 60 - (head["step_seconds"] or 0.0))
-    events = pl.lit([], dtype=pl.List(pl.String))
-    if first and origin.resumed:
-        events = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(["resumed"])).otherwise(events)
+    head = ~same & pl.col("resumed")
+    seconds = pl.col("step_seconds").fill_null(0.0)
+    printed = (pl.col("total_minutes") * 60 - seconds).clip(lower_bound=0.0).fill_null(0.0)
+    offset = pl.when(head).then(printed).otherwise(0.0)
+    if goes_on and before.time is not None:
+        offset = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(before.time)).otherwise(offset)
+    elapsed = (offset + seconds).cum_sum().over("section")
+    nothing = pl.lit([], dtype=pl.List(pl.String))
     return frame.with_columns(
-        time=pl.when(pl.col("step_seconds").is_not_null()).then(
-            pl.lit(offset) + pl.col("step_seconds").fill_null(0.0).cum_sum()
-        ),
-        events=events,
+        # An average that is no number says nothing about the loss of the step after it.
+        train_loss=pl.when(train_loss.is_finite()).then(train_loss),
+        time=pl.when(pl.col("step_seconds").is_not_null()).then(elapsed),
+        events=pl.when(head).then(pl.lit(["resumed"])).otherwise(nothing),
     )
 
 

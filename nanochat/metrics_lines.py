@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nanochat.metrics_steps import parse_step
+from nanochat.metrics_stretches import combined, telling
 from nanochat.training_log import REMARKS
 
 # Every physical line of a log is counted as exactly one of these.
@@ -99,14 +100,16 @@ def recognise(text: str, *, in_prose: bool = False) -> Line:
         return Line("checkpoint" if found[2] == REMARKS["checkpoint"] else "notice", "remark", text, found)
     if "tep " in text and "|" in text and parse_step(text) is not None:
         return Line("step", "step", text)
-    for kind, name, pattern, weak in _GRAMMAR:
-        if (not weak or not in_prose) and (found := pattern.match(text)):
-            rest = text[found.end() :] if name == "rank" else ""
-            if rest.strip():  # ranks write over each other: what comes behind a counter is a line of its own
-                line = recognise(rest, in_prose=in_prose)
-                return line if line.kind != "unknown" else Line(kind, name, text, found)
-            return Line(kind, name, text, found)
-    return Line("unknown", "", text)
+    fits = (_STRONG if in_prose else _ALL).match(text)
+    if fits is None or fits.lastindex is None:
+        return Line("unknown", "", text)
+    kind, name, pattern, _ = _GRAMMAR[fits.lastindex - 1]
+    found = pattern.match(text)
+    rest = text[found.end() :] if found is not None and name == "rank" else ""
+    if rest.strip():  # ranks write over each other: what comes behind a counter is a line of its own
+        line = recognise(rest, in_prose=in_prose)
+        return line if line.kind != "unknown" else Line(kind, name, text, found)
+    return Line(kind, name, text, found)
 
 
 def _grammar() -> list[tuple[str, str, re.Pattern[str], bool]]:
@@ -117,7 +120,7 @@ def _grammar() -> list[tuple[str, str, re.Pattern[str], bool]]:
         ("banner", "", r"(?=[\s█░]+$).*[█░]"),
         ("sample", "start", r"<\|bos\|>"),
         ("notice", "logger", r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d{3} - (\S+) - (\w+) - (.*)$"),
-        ("rule", "", r"([=\-!*_])\1{19,}$"),
+        ("rule", "", r"(?:={20,}|-{20,}|!{20,}|\*{20,}|_{20,})$"),
         ("rule", "", r"(?:Model Samples|BPB Evaluation|CORE Evaluation)\s*$"),
         ("sample", "heading", r"(?:Conditioned|Unconditioned) samples:\s*$"),
         ("wandb", "", r"wandb:"),
@@ -296,4 +299,7 @@ def _our_wordings() -> tuple[list[tuple[str, str, str]], list[tuple[str, str, st
     return strong, weak
 
 
-_GRAMMAR = _grammar()
+_GRAMMAR = _grammar()  # strong ones first
+_ALL = combined(pattern.pattern for _, _, pattern, _ in _GRAMMAR)
+_STRONG = combined(pattern.pattern for _, _, pattern, weak in _GRAMMAR if not weak)
+UNKNOWN_LINES = telling(pattern.pattern for _, _, pattern, _ in _GRAMMAR)  # a run of them, for metrics_log.py

@@ -18,13 +18,15 @@ from typing import Any
 import polars as pl
 
 from nanochat.metrics_facts import TRAINING, Draft, Section, date_results, note, note_message, record_pairs
-from nanochat.metrics_frame import Carry, Origin, joined, log_frame
-from nanochat.metrics_lines import clean, recognise, segments
+from nanochat.metrics_frame import Carry, Origin, Part, joined, log_frame
+from nanochat.metrics_lines import UNKNOWN_LINES, clean, recognise, segments
 from nanochat.metrics_sections import opens, settle
 from nanochat.metrics_steps import STEP, StepLine, figures, number, parse_step, usual_fields
+from nanochat.metrics_stretches import blank_end, dull_end
 
 MAX_LINE = 1 << 16  # bytes; of a longer line the first and the last half of that are read
 CHUNK_ROWS = 50_000  # rows that wait as Python objects before they become a frame: bounds the memory
+MAX_SECTIONS = 10_000  # processes that are told apart: each takes memory, and a hostile log has one in every line
 MAX_UNKNOWN = 50  # lines that nothing fits and that are kept to be shown
 
 _FILE_HINT = re.compile("|".join(("tok_train|tok_eval|base_loss|base_eval|base_train", *TRAINING[1:], "chat_eval")))
@@ -43,6 +45,7 @@ class LogParser:
         self.counts: Counter[str] = Counter()  # lines of each kind
         self.unknown: list[tuple[int, str]] = []  # number and text of lines that nothing fits, the first ones
         self.at = 0  # complete lines so far
+        self.crowded = False  # whether there were more processes than MAX_SECTIONS; they count to the last one
         hint = _FILE_HINT.search(file.replace("\\", "/").rpartition("/")[2])
         self._hint = hint[0] if hint else None
         self._rest, self._tail, self._dropping = b"", b"", False
@@ -55,6 +58,8 @@ class LogParser:
         self._carry = Carry()
         self._steps: list[tuple[int, tuple[str | None, ...]]] = []  # line number, fields
         self._others: list[dict[str, Any]] = []
+        self._parts: list[Part] = []  # rows of earlier origins that wait too
+        self._waiting = 0  # rows in them
         self._chunks: list[pl.DataFrame] = []
 
     @property
@@ -126,20 +131,49 @@ class LogParser:
             self._draft.last_step = None  # worked out where a save asks
 
     def _lines(self, text: str) -> None:
-        for line in text[:-1].split("\n"):
-            self.at += 1
-            if len(line) > MAX_LINE:  # as feed does with one that it cannot hold
-                line = line[: MAX_LINE // 2] + "\r\r" + line[-MAX_LINE // 2 :]
-            kinds = [self._segment(segment) for segment in segments(line)]
-            # A line is what its last segment is that says more than a counter does.
-            kind = next((k for k in reversed(kinds) if k not in ("progress", "blank", "unknown")), kinds[-1])
-            if kind == "unknown" and len(line) > MAX_LINE // 4:
-                kind = "overlong"
-            if kind == "unknown" and len(self.unknown) < MAX_UNKNOWN:
-                self.unknown.append((self.at, line[:200]))
-            self.counts[kind] += 1
+        """Whole lines that are not steps in their usual wording."""
+        place, kind = 0, ""
+        while place < len(text):
+            if kind in ("unknown", "blank", "chat") and (end := self._pass_over(text, place)) > place:
+                place = end
+                continue
+            end = text.index("\n", place)
+            kind = self._line(text[place:end])
+            place = end + 1
+
+    def _pass_over(self, text: str, start: int) -> int:
+        """Count the lines from `start` on that are blank or nothing, if many are; returns where the next one begins."""
+        end, kind = start, ""
+        if self._mode in ("", "notes", "chat"):
+            end, kind = blank_end(text, start), "blank"
+        if end == start and self._mode in ("", "chat") and len(self.unknown) >= MAX_UNKNOWN:
+            end, kind = dull_end(UNKNOWN_LINES, text, start), self._mode or "unknown"
+        if end > start:
+            count = text.count("\n", start, end)
+            self.at += count
+            self.counts[kind] += count
+            if kind == "blank" and self._mode == "notes":
+                self._mode = ""
             if kind != "blank" or self._draft.last_line:
                 self._draft.last_line = self.at
+        return end
+
+    def _line(self, line: str) -> str:
+        """Take one line, without its end; returns its kind."""
+        self.at += 1
+        if len(line) > MAX_LINE:  # as feed does with one that it cannot hold
+            line = line[: MAX_LINE // 2] + "\r\r" + line[-MAX_LINE // 2 :]
+        kinds = [self._segment(segment) for segment in segments(line)]
+        # A line is what its last segment is that says more than a counter does.
+        kind = next((k for k in reversed(kinds) if k not in ("progress", "blank", "unknown")), kinds[-1])
+        if kind == "unknown" and len(line) > MAX_LINE // 4:
+            kind = "overlong"
+        if kind == "unknown" and len(self.unknown) < MAX_UNKNOWN:
+            self.unknown.append((self.at, line[:200]))
+        self.counts[kind] += 1
+        if kind != "blank" or self._draft.last_line:
+            self._draft.last_line = self.at
+        return kind
 
     def _segment(self, segment: str) -> str:
         """Take one text of a line; returns its kind."""
@@ -198,7 +232,10 @@ class LogParser:
         return kind
 
     def _begin(self) -> None:
-        self._flush()
+        if len(self._drafts) >= MAX_SECTIONS:
+            self.crowded = True
+            return
+        self._end_part()
         self._draft = Draft(self.file, len(self._drafts), self.at)
         self._drafts.append(self._draft)
         self._origin, self._mode = None, ""
@@ -299,7 +336,7 @@ class LogParser:
             self._begin()  # a run that starts again without a header, as in a log that was filtered
             draft = self._draft
         if draft.script not in TRAINING:
-            self._flush()
+            self._end_part()
             self._origin = None  # rows before it were of a script that was not known yet
             draft.script = "base_train" if has_total else self._tuning(has_epoch)
         draft.steps = draft.body = True
@@ -333,11 +370,25 @@ class LogParser:
             resumed=resumed,
         )
 
-    def _flush(self) -> None:
-        """Turn the waiting rows into a frame."""
+    def _end_part(self) -> None:
+        """The rows that come next may be of another origin."""
         if self._origin is not None and (self._steps or self._others):
             if self._steps and self._draft.last_step is None:
                 self._draft.last_step = self._step_to_save()
-            frame, self._carry = log_frame(self._steps, self._others, self._origin, self._carry)
-            self._chunks.append(frame)
+            self._parts.append(Part(self._origin, self._steps, self._others))
+            self._waiting += len(self._steps) + len(self._others)
         self._steps, self._others = [], []
+        if self._waiting >= CHUNK_ROWS:
+            self._tabulate()
+
+    def _tabulate(self) -> None:
+        """Turn the waiting parts into a frame."""
+        frame, self._carry = log_frame(self._parts, self._carry)
+        self._chunks.append(frame)
+        self._parts, self._waiting = [], 0
+
+    def _flush(self) -> None:
+        """Turn all waiting rows into a frame."""
+        self._end_part()
+        if self._parts:
+            self._tabulate()

@@ -19,6 +19,7 @@ MAX_PROBLEMS = 50  # sentences that are kept; the rest is counted
 SMALLEST = 1 << 16  # bytes below which a refused block is read line by line
 
 # flops is a whole number that may exceed 64 bits, so it is read as a float like the others.
+_MAY_BEGIN = b"{ \t\r\xef\xfe\xff\x00"  # the first byte of a record: the last four are those of other encodings
 _INTEGERS = ("step", "tokens")
 _REALS = [name for name, dtype in RECORD_COLUMNS.items() if dtype == pl.Float64]
 
@@ -122,6 +123,8 @@ def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
 
 def _row(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
     """The columns of one line and what is wrong with it; no columns if it is no record at all."""
+    if line[0] not in _MAY_BEGIN:  # JSON's own words for what is wrong cost ten times as much as looking
+        return None, "not a record: no JSON object"
     try:
         record = json.loads(line)  # takes NaN and Infinity, which some tools write
     except RecursionError:

@@ -15,7 +15,6 @@ the ranks, so each divides its loss by the number of targets of the whole step (
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,28 +39,14 @@ from nanochat.optim_state import (
 
 __all__ = [
     "KINDS",
-    "GroupSummary",
     "OptimConfig",
     "OptimError",
     "Optimizer",
     "build_optimizer",
-    "describe",
     "merge_states",
     "recognise_kind",
     "shard_state",
 ]
-
-
-@dataclass(frozen=True)
-class GroupSummary:
-    """One line of what an optimizer works on."""
-
-    name: str  # "matrix", "embedding", ...
-    method: str  # "adamw" or "muon"
-    tensors: int
-    parameters: int
-    lr: float  # as it is now
-    weight_decay: float
 
 
 class Optimizer:
@@ -206,18 +191,3 @@ def build_optimizer(model: nn.Module, config: OptimConfig | None = None, *, proc
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, source, group=process_group)
     return Optimizer(groups, config, ranks, tuple(name for name, _ in model.named_parameters()))
-
-
-def describe(optimizer: Optimizer) -> list[GroupSummary]:
-    """What each group holds and how fast it learns, in the order of `param_groups`, for a script to print."""
-    return [
-        GroupSummary(
-            group["name"],
-            group["kind"],
-            len(group["params"]),
-            sum(param.numel() for param in group["params"]),
-            group["lr"],
-            group["weight_decay"],
-        )
-        for group in optimizer.param_groups
-    ]

@@ -22,7 +22,7 @@ from nanochat.dataset_split import Split
 
 BUFFER_DOCUMENTS = 1000  # nanochat's: enough choice for a good fit
 READ_DOCUMENTS = 128  # tokenized together, as in nanochat; its order of documents depends on both numbers
-EMPTY = -1  # in a row: no token is here
+NO_LOSS = -1  # in a row: no token is here; among targets: nothing is to be predicted
 _DRY_SHARDS = 1000  # of a source without an end, before we say that there is nothing in it
 
 Ids = NDArray[np.int32]
@@ -208,7 +208,7 @@ class Lane:
                     self.buffer.add(document)
             if whole and filled and not self.buffer.has(length - filled):
                 if row is not None:
-                    row[filled:] = EMPTY
+                    row[filled:] = NO_LOSS
                     row[filled] = row[0]  # <|bos|>: that the last document ends here is to be learned like any token
                 break
             document = self.buffer.take(length - filled)

@@ -7,6 +7,8 @@ they were evaluated. The last record of a run has no training loss, because no b
     python -c "from nanochat.records import read_lines; print(*read_lines('metrics.jsonl'), sep='\\n')"
 """
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -62,21 +64,26 @@ class RecordWriter:
         self.path = Path(path)
         try:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - it lives as long as the run
+            self._end = os.fstat(self._file.fileno()).st_size  # behind the last whole line
         except OSError as error:
             raise _failed(self.path, error) from None
 
     def write(self, record: StepRecord) -> None:
-        """Append one line.
+        """Append one line, or nothing.
 
         Raises:
-            RecordError: the disk is full or gone.
+            RecordError: the disk is full or gone; a part of the line that was written is cut off again.
         """
         line = record.to_line().encode()
+        end = self._end + len(line)
         try:
             while line:  # an unbuffered write may take a part only
                 line = line[self._file.write(line) or 0 :]
         except OSError as error:
+            with contextlib.suppress(OSError):  # a disk that is gone cannot be cut either: the next trainer does it
+                os.ftruncate(self._file.fileno(), self._end)
             raise _failed(self.path, error) from None
+        self._end = end
 
     def close(self) -> None:
         """Nothing can be written after this."""
@@ -90,7 +97,7 @@ class RecordWriter:
 
 
 def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a file as dicts, up to the first line that is not whole: what follows a torn line is not ours.
+    """The whole records of a file as dicts; a line that is none is passed over.
 
     The reader for tables and charts is metrics.py; this one needs the standard library alone.
     """
@@ -102,7 +109,8 @@ def truncate_after(path: str | Path, step: int) -> int:
     """Cut a metrics file behind its last record of at most `step`; returns how many records stay.
 
     A run that is resumed from step s keeps the records below s and writes s anew. A last line that a kill cut short
-    goes as well. A file that is not there stays so.
+    goes as well. A damaged line between records that stay is left as it is: it must not cost those behind it. A file
+    that is not there stays so.
 
     Raises:
         RecordError: the file cannot be read or cut.
@@ -115,9 +123,8 @@ def truncate_after(path: str | Path, step: int) -> int:
         if not path.is_file():
             raise RecordError(f"{path}: the metrics are no regular file; move it away, the run writes its own")
         for record, line_end in _lines_with_end(path):
-            if record["step"] > step:
-                break
-            kept, end = kept + 1, line_end
+            if record["step"] <= step:
+                kept, end = kept + 1, line_end
         if end != path.stat().st_size:
             os.truncate(path, end)  # in place: a cut either happens or not, and every byte before it stays
     except OSError as error:
@@ -126,7 +133,7 @@ def truncate_after(path: str | Path, step: int) -> int:
 
 
 def _lines_with_end(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each whole record and the byte behind it, until one is not whole."""
+    """Each whole record and the byte behind it."""
     end = 0
     with open(path, "rb") as file:
         for line in file:
@@ -134,10 +141,9 @@ def _lines_with_end(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):  # the second where brackets are nested by the thousand
-                return
-            if not line.endswith(b"\n") or not isinstance(record, dict) or type(record.get("step")) is not int:
-                return
-            yield record, end
+                continue
+            if line.endswith(b"\n") and isinstance(record, dict) and type(record.get("step")) is int:
+                yield record, end
 
 
 def _finite(value: Any) -> tuple[Any, bool]:
@@ -153,7 +159,6 @@ def _finite(value: Any) -> tuple[Any, bool]:
 
 
 def _failed(path: Path, error: OSError) -> RecordError:
-    return RecordError(
-        f"{path}: the metrics cannot be written ({error.strerror}); free some space or check the permissions; the "
-        "checkpoints are untouched"
-    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RecordError(f"{path}: the metrics cannot be written because the disk is full; free some space")
+    return RecordError(f"{path}: the metrics cannot be written ({error.strerror}); check the disk and the permissions")

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from nanochat.dataloader import Batch
+from nanochat.packing import NO_LOSS
 from nanochat.tasks.mixture import Mixture
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 BUFFER = 100  # conversations to choose from; nanochat's number, and parity needs it
-IGNORED = -1  # a target without loss
 STATE_VERSION = 1
 
 
@@ -265,7 +265,7 @@ class SFTLoader:
 
     def _batch(self, rows: list[list[Piece]]) -> Batch:
         inputs, targets = lay_out(rows, self.sequence_len, self._padding)
-        self.supervised += int((targets != IGNORED).sum())
+        self.supervised += int((targets != NO_LOSS).sum())
         self.padded += sum(self.sequence_len + 1 - sum(len(piece.ids) for piece in pieces) for pieces in rows)
         return Batch(self._place(inputs), self._place(targets))
 
@@ -311,5 +311,5 @@ def lay_out(rows: list[list[Piece]], sequence_len: int, padding: int) -> tuple[T
         tokens = [token for piece in pieces for token in piece.ids]
         ids[number, : len(tokens)] = torch.tensor(tokens)
         learnt[number, : len(tokens)] = torch.tensor([bit for piece in pieces for bit in piece.mask], dtype=torch.bool)
-    targets = torch.where(learnt, ids, IGNORED)
+    targets = torch.where(learnt, ids, NO_LOSS)
     return ids[:, :-1].contiguous(), targets[:, 1:].contiguous()

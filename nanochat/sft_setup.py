@@ -9,6 +9,7 @@ with its reason. Nothing is printed here.
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +20,7 @@ from nanochat.paths import expand, roots
 from nanochat.sft_tasks import VAL_SIZE, make_tasks
 from nanochat.tasks import Task
 from nanochat.tasks.mixture import Mixture, Part
-from nanochat.training_flags import run_facts, seconds_of
+from nanochat.training_flags import PLACES, run_facts, seconds_of
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +135,8 @@ def prepared(
     from nanochat.sft_data import SFTLoader
     from nanochat.sft_schedule import SFT_MOMENTUM, SFTSchedule
     from nanochat.training import Setup
-    from nanochat.training_checkpoints import Saver, entered, load_weights, make_room, state_of
+    from nanochat.training_checkpoints import Saver, entered, load_weights, state_of
+    from nanochat.training_folder import make_room
     from nanochat.training_sizes import fit_evaluation
 
     device = parts_of.rank_device(args.device_type, world)
@@ -150,6 +152,13 @@ def prepared(
     parts, val_tasks = make_tasks(args)
     mixture = Mixture(parts, args.seed)
     tasks = [task for part, unseen in zip(parts, val_tasks, strict=True) for task in (part.task, unseen)]
+
+    world.require_same(
+        {"the conversations": mixture.identity, "the tokenizer": base.tokenizer.fingerprint,
+         "the base model": (base.folder.name, base.step), "the length": horizon,
+         "the run's settings": {**vars(args), **dict.fromkeys(PLACES)}},
+        device.device,
+    )  # fmt: skip
 
     with ExitStack() as stack:
         resume = args.resume_from_step if args.resume_from_step >= 0 else None
@@ -184,12 +193,14 @@ def prepared(
         for line in introduction(args, horizon, mixture, epoch_tokens, accumulation, resumption, world):
             say(line)
 
-        loader = SFTLoader(
-            mixture, base.tokenizer, rows, context, rank=world.rank, world_size=world.size,
+        open_loader = functools.partial(
+            SFTLoader, mixture, base.tokenizer, rows, context, rank=world.rank, world_size=world.size,
             rows_per_step=rows * accumulation * world.size, device=device.device,
             state=None if resumption is None else resumption.loader,
         )  # fmt: skip
-        make_room(folder, resume, world, device.device)
+        loader, loss = open_loader(), parts_of.batch_loss(model, speed.dtype, speed.compiled)
+        rehearsal = functools.partial(parts_of.rehearse, model, loss, open_loader)
+        make_room(folder, resume, world, device.device, rehearse=rehearsal)
         state = state_of(resumption, flops)
         saver = Saver(
             folder, base.tokenizer, config, args.save_every, args.save_minutes, saved_step=state.step or None,
@@ -199,7 +210,7 @@ def prepared(
                  "base": {"folder": base.folder.name, "step": base.step}, "mixture": mixture.summary()},
         )  # fmt: skip
         setup = Setup(
-            model, optimizer, loader, horizon, parts_of.batch_loss(model, speed.dtype, speed.compiled), schedule,
+            model, optimizer, loader, horizon, loss, schedule,
             momentum=SFT_MOMENTUM, accumulation=accumulation, clip=args.clip,
             looks=looks(args, model, base.tokenizer, val_tasks, device.device, world, stop, speed.dtype), saver=saver,
             metrics=stack.enter_context(RecordWriter(folder / METRICS_NAME)) if world.first else None,

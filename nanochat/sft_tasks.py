@@ -9,6 +9,8 @@ from nanochat.tasks import Task
 from nanochat.tasks.mixture import Part
 
 GENERATED = ("persona", "stories", "spelling", "counting", "arithmetic")
+MOST_EPOCHS = 10_000  # passes over a file: more would only fill the memory with its order
+MOST_COUNT = 10**7  # conversations of a task, for the same reason
 VAL_SIZE = 200  # conversations of the val split of each task: for bits per byte, and to ask from
 
 
@@ -27,16 +29,17 @@ def make_tasks(args: argparse.Namespace) -> tuple[list[Part], list[Task]]:
         files = [
             ConversationFile(name, split, profile=args.profile, every=args.val_every) for split in ("train", "val")
         ]
+        require_some(files[0], files[1], spec, epochs)
         parts.append(Part(files[0], epochs))
         val.append(files[1])
     for spec in filter(None, (one.strip() for one in args.tasks.split(","))):
         name, amount = split_amount(spec, 2000)
         if name == "none":
             continue
-        if name not in GENERATED or amount < 1 or amount != int(amount):
+        if name not in GENERATED or not 1 <= amount <= MOST_COUNT or amount != int(amount):
             raise ChatSFTError(
                 f"--tasks has {spec!r:.60}; name some of {', '.join(GENERATED)}, each with =COUNT, a whole number of "
-                "conversations, or none"
+                f"conversations up to {MOST_COUNT:,}, or none"
             )
         train, unseen = generated(name, int(amount), args)
         parts.append(Part(train, amount / len(train)))
@@ -44,6 +47,23 @@ def make_tasks(args: argparse.Namespace) -> tuple[list[Part], list[Task]]:
     if not parts:
         raise ChatSFTError("there is nothing to train on; name a JSONL file with --data, or some --tasks")
     return parts, val
+
+
+def require_some(train: Task, val: Task, spec: str, epochs: float) -> None:
+    """Refuse a file of which nothing would be trained on: whoever names one wants it learnt.
+
+    Raises:
+        ChatSFTError: it is empty, all of it is kept back, or it is to be shown less than once.
+    """
+    if not len(train):
+        why = "it holds no conversation" if not len(val) else f"its only {len(val):,} are kept unseen by --val-every"
+        remedy = "name another file, or leave it out" if not len(val) else "give --val-every 0, or a longer file"
+        raise ChatSFTError(f"--data {spec!r:.200}: {why}, so nothing of it would be trained on; {remedy}")
+    if not (epochs <= MOST_EPOCHS and round(epochs * len(train)) >= 1):
+        raise ChatSFTError(
+            f"--data {spec!r:.200}: {len(train):,} conversations shown {epochs:g} times are none or too many; give a "
+            f"number of passes above 0 and up to {MOST_EPOCHS:,}"
+        )
 
 
 def split_amount(spec: str, default: float) -> tuple[str, float]:

@@ -98,7 +98,8 @@ class Reference:
     name: str  # tiktoken's: "gpt2"
     label: str  # what people call it: "GPT-2"
     encoding: "tiktoken.Encoding | None"  # None: see `reason`
-    reason: str  # one sentence for the screen
+    reason: str  # one sentence for the screen, without its full stop
+    command: str = ""  # its end, where it ends with a command that gets the tokenizer
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,8 @@ def reference(name: str) -> Reference:
         path = folder / hashlib.sha1(address.encode(), usedforsecurity=False).hexdigest()
         if (problem := _problem(path, digest)) is not None:
             how = f'python -c "import tiktoken; tiktoken.get_encoding({name!r})"'
-            return Reference(
-                name, label, None, f"{label}'s tokenizer is not compared: {problem}. With a network, get it by {how}"
-            )
+            why = f"{label}'s tokenizer is not compared: {problem}. With a network, get it by {how}"
+            return Reference(name, label, None, why, how)
     import tiktoken
 
     return Reference(name, label, tiktoken.get_encoding(name), f"{label}'s tokenizer is in tiktoken's cache")

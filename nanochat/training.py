@@ -15,20 +15,20 @@ Legend: B rows of a batch, T tokens of a row.
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from nanochat.distributed import World
-from nanochat.horizon import Horizon
-from nanochat.records import RecordWriter, StepRecord
-from nanochat.schedules import Moment, Momentum, Schedule, WeightDecay
-from nanochat.training_checkpoints import Saver
-from nanochat.training_state import Clock, TrainingState
+from nanochat.checkpoint_files import CheckpointError
+from nanochat.distributed import DistributedError
+from nanochat.records import RecordError, StepRecord
+from nanochat.schedules import Moment, Schedule
+from nanochat.training_parts import Look, Setup
+from nanochat.training_state import Clock
+
+__all__ = ["Look", "Setup", "TrainingError", "last_record", "train"]
 
 SLOW_STEP = 2.0  # seconds: from here on a stop request may end a step in the middle
 
@@ -37,99 +37,17 @@ class TrainingError(ValueError):
     """A training that cannot go on: one sentence."""
 
 
-class Optimizer(Protocol):
-    """What the loop asks of an optimizer: optim.py's."""
-
-    param_groups: list[dict[str, Any]]  # each with name, lr, initial_lr, weight_decay; Muon's with momentum
-
-    def step(self, max_norm: float | None = None) -> Tensor:
-        """Add up the ranks' gradients, scale them down to `max_norm`, update; nothing where the norm is not finite."""
-
-    def zero_grad(self) -> None:
-        """Let all gradients go."""
-
-    def state_dict(self) -> Any:
-        """What this rank remembers."""
-
-
-class Batches(Protocol):
-    """What the loop asks of a loader: dataloader.py's, or the one for conversations."""
-
-    def next_batch(self) -> Any:
-        """An object with `inputs` and `targets`, both (B, T) whole numbers on the model's device, -1: no loss."""
-
-    @property
-    def position(self) -> dict[str, int]:
-        """Where the last batch came from: pq_idx, rg_idx, epoch."""
-
-    @property
-    def progress(self) -> float | None:
-        """Passes over the data so far; None where it never ends."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Enough to go on with the very next token, as of the batches that were handed out."""
-
-    def close(self) -> None:
-        """End its worker."""
-
-
-class Multiplier(Protocol):
-    """What the loop asks of a schedule. A learning-rate finder brings its own."""
-
-    def multiplier(self, at: Moment) -> float:
-        """The factor on every initial learning rate for the coming update."""
-
-    def phase(self, at: Moment) -> str:
-        """ "warmup", "stable" or "warmdown"."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """Something done between two updates: an evaluation, a sample."""
-
-    event: str  # the word in the record: "evaluation", "sample", ...
-    run: Callable[[int], float | None]  # gets the step; what "evaluation" returns is val_bpb; None: it was cut short
-    every: int = 0  # steps; 0: only where `at_end` says so
-    at_start: bool = False  # before the first update as well
-    at_end: bool = True  # after the last update
-
-
-@dataclass(frozen=True)
-class Setup:
-    """All that a run consists of."""
-
-    model: nn.Module  # the plain one: it is saved and evaluated
-    optimizer: Optimizer
-    loader: Batches
-    horizon: Horizon
-    loss: Callable[[Tensor, Tensor], Tensor]  # (inputs, targets) -> sum of nats over the counted targets
-    schedule: Multiplier = field(default_factory=Schedule)
-    momentum: Momentum | None = field(default_factory=Momentum)  # of Muon's matrices, where `schedule` is a Schedule
-    weight_decay: WeightDecay = field(default_factory=WeightDecay)  # of the matrices
-    accumulation: int = 1  # batches of the loader for one update, on this rank
-    clip: float | None = None  # largest L2 norm of the gradient; None never clips
-    looks: Sequence[Look] = ()
-    saver: Saver | None = None  # None: nothing is saved
-    metrics: RecordWriter | None = None  # rank 0 alone has one
-    flops_per_token: int = 0
-    peak_flops: float | None = None  # of all devices together, a second; None where it is not known
-    world: World = field(default_factory=World)
-    device: Any = "cpu"
-    stop: Callable[[], str | None] = lambda: None  # asked again and again; a word ends the run with a checkpoint
-    clock: Callable[[], float] = time.monotonic  # never jumps when somebody sets the date
-    state: TrainingState = field(default_factory=TrainingState)  # where a resumed run stands; the loop moves it on
-
-
 def train(setup: Setup) -> Iterator[StepRecord]:
     """Make updates until the horizon and give a record for each, and one more for the final weights.
 
     The last record has the event "stopped" where `stop` said so: a checkpoint has been saved then. "diverged" means
     that the loss or the gradient was not finite: the update was not made, nothing was saved, and the run is over.
-    Closing the generator ends the run at once and saves nothing.
+    Closing the generator ends the run at once and saves nothing. A full disk under the metrics is a stop: the run tries
+    to save a checkpoint and to write what it owes, and then raises.
 
     Raises:
         TrainingError: the setup contradicts itself.
-        CheckpointError, RecordError: the disk is full or gone; older checkpoints are whole.
+        CheckpointError, RecordError: the disk is full or gone, or the run's folder is; older checkpoints are whole.
         DistributedError: another rank has left.
     """
     run = _Run(setup)
@@ -137,11 +55,13 @@ def train(setup: Setup) -> Iterator[StepRecord]:
         while True:
             at, ending = run.settle()
             record = run.closing_record(ending) if ending else run.update(at)
-            if setup.metrics is not None:
-                setup.metrics.write(record)
+            run.write(record)
             yield record
             if record.train_loss is None or "diverged" in record.events:
-                return
+                break
+        run.require_written()
+    except DistributedError as error:
+        raise DistributedError(f"{error}; {run.how_to_go_on()}") from error
     finally:
         setup.loader.close()
 
@@ -175,7 +95,9 @@ class _Run:
             self.phase = setup.schedule.phase(setup.horizon.moment(self.state.step - 1, self.state.elapsed))
         self.boundary: tuple[Any, dict[str, int]] | None = None  # the loader's state and position before a slow step
         self.looked: set[int] = set()  # which of the looks are done at this step
-        self.ending: str | None = None  # a stop request that arrived inside a step
+        self.ending: str | None = None  # a stop request that arrived inside a step, or what the run itself stops for
+        self.unwritten: list[StepRecord] = []  # that the disk had no room for
+        self.failure: RecordError | None = None  # what it said to the first of them
         setup.model.train()
 
     def settle(self) -> tuple[Moment, str | None]:
@@ -218,7 +140,12 @@ class _Run:
             return False
         due = saver.due(self.state, ending is not None)
         if due:
-            saver.save(self.setup, self.state, self.boundary)
+            try:
+                saver.save(self.setup, self.state, self.boundary)
+            except CheckpointError as error:
+                if self.failure is None:
+                    raise
+                raise RecordError(f"{self.failure}; no checkpoint could be saved ({error}); {self.kept()}") from None
         if saver.saved_step == self.state.step:
             self.events.append("checkpoint")
         return due
@@ -360,6 +287,51 @@ class _Run:
             flops=state.flops,
             events=self.take_events(),
         )
+
+    def write(self, record: StepRecord) -> None:
+        """Append the record to the metrics, behind those that there was no room for.
+
+        Without room the run stops as if it had been asked to, on every rank, so that what it has learned is saved if
+        that fits. The records wait: the checkpoint may have been given room meanwhile, and then so are they.
+
+        Raises:
+            CheckpointError: the run's folder is not where it was.
+        """
+        setup = self.setup
+        if setup.metrics is None:
+            return
+        if setup.saver is not None:
+            setup.saver.require_held()
+        self.unwritten.append(record)
+        try:
+            while self.unwritten:
+                setup.metrics.write(self.unwritten[0])
+                del self.unwritten[0]
+        except RecordError as error:
+            self.failure = self.failure or error
+            self.ending = self.ending or "the metrics cannot be written"
+
+    def require_written(self) -> None:
+        """Say at the end that the disk was full, what is kept and what is not.
+
+        Raises:
+            RecordError: it was.
+        """
+        if self.failure is not None:
+            lost = f"; the records from step {self.unwritten[0].step} on are not" if self.unwritten else ""
+            raise RecordError(f"{self.failure}; {self.kept()}{lost}") from None
+
+    def kept(self) -> str:
+        """Which step is safe and how to go on, in words."""
+        saved = self.setup.saver and self.setup.saver.saved_step
+        return f"step {saved} is kept; {self.how_to_go_on()}" if saved else self.how_to_go_on()
+
+    def how_to_go_on(self) -> str:
+        """The advice for a run that breaks off: there is something to resume only where something was saved."""
+        saved = self.setup.saver and self.setup.saver.saved_step
+        if saved:
+            return f"go on from step {saved} with the same command and --resume"
+        return "no checkpoint was saved yet, so start again with the same command"
 
     def take_events(self) -> tuple[str, ...]:
         """The events since the last record, each once."""

@@ -1,7 +1,6 @@
 """A run's checkpoints: when one is due, what goes into it, and how a run goes on from one.
 
-`opened` takes the folder for this run alone and finds out before the first step whether it can be written and the disk
-has room. A `Saver` then saves from inside the loop. `read_resumption` gives back what a step held, for as many ranks
+`training_folder.opened` has taken the folder for this run alone. A `Saver` saves from inside the loop. `read_resumption` gives back what a step held, for as many ranks
 as there are now: optimizer and loader are kept as one share a rank, and are dealt out anew where the number changed.
 
     python -m nanochat.scripts.base_train --depth 4 --resume
@@ -13,22 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat import durable, paths, safe_load
-from nanochat.checkpoint_files import CheckpointError, location, meta_name, model_name, rank_files, shown
+from nanochat import safe_load
+from nanochat.checkpoint_files import CheckpointError, meta_name, model_name, rank_files, shown
 from nanochat.checkpoint_manager import (
     amend_meta,
-    find_last_step,
-    list_steps,
     load_checkpoint,
     load_loader,
     read_meta,
-    remove_steps,
     save_checkpoint,
 )
-from nanochat.checkpoint_runs import existing_step
 from nanochat.checkpoint_weights import read_weights, recognise
 from nanochat.distributed import World
-from nanochat.records import METRICS_NAME, truncate_after
+from nanochat.training_folder import begin, opened, require_held
 from nanochat.training_state import TrainingState
 
 if TYPE_CHECKING:
@@ -38,8 +33,6 @@ if TYPE_CHECKING:
     from nanochat.optim import Optimizer
     from nanochat.tokenizer import Tokenizer
     from nanochat.training import Setup
-
-STATE_BYTES = 3  # a checkpoint takes about this many times the weights: themselves and two moments of each
 
 
 @dataclass
@@ -66,6 +59,10 @@ class Saver:
         by_time = self.minutes is not None and state.elapsed - self.saved_at >= 60 * self.minutes
         return ending or by_step or by_time
 
+    def require_held(self) -> None:
+        """Refuse to go on where the run's folder was moved, removed or replaced. Raises CheckpointError."""
+        require_held(self.folder)
+
     def save(
         self, setup: "Setup", state: TrainingState, boundary: "tuple[Any, Mapping[str, int]] | None" = None
     ) -> None:
@@ -74,7 +71,7 @@ class Saver:
         boundary: state and position of the loader in place of its present ones, where a step was dropped.
 
         Raises:
-            CheckpointError: the disk is full or gone; the folder is as it was.
+            CheckpointError: the disk is full or gone, or the folder is; it is as it was.
             DistributedError: that happened to another rank.
         """
         world = setup.world
@@ -88,12 +85,14 @@ class Saver:
                 tokenizer=self.tokenizer, config=self.config, world_size=world.size, loader_data=loader,
             )  # fmt: skip
 
+        world.all_or_none(self.require_held, setup.device)  # rank 0 knows; the others must not make a new folder
         world.all_or_none(lambda: None if world.first else write({}), setup.device)  # the others first: rank 0 commits
         world.all_or_none(lambda: write(_on_cpu(setup.model.state_dict())) if world.first else None, setup.device)
         self.saved_step, self.saved_at = state.step, state.elapsed
 
     def amend(self, setup: "Setup", state: TrainingState) -> None:
         """Add to a saved step what was measured after it was safe; a step of nanochat's own is left as it is."""
+        self.require_held()
         if setup.world.first and "lab" in read_meta(self.folder / meta_name(state.step)):
             amend_meta(self.folder, state.step, {"val_bpb": state.val_bpb, "loop_state": state.loop_state()})
 
@@ -133,90 +132,9 @@ class Resumption:
     notes: tuple[str, ...]  # in words: what is exact and what is not
 
     @property
-    def exact(self) -> bool:
-        """Whether the run goes on as if it had never stopped."""
-        return self.loader is not None
-
-    @property
     def user_config(self) -> dict[str, Any]:
         """The flags that the run was started with."""
         return dict(self.meta.get("user_config") or {})
-
-
-def require_unused(folder: Path, world: World, device: Any = "cpu") -> None:
-    """Find out early whether another trainer holds a run's folder; a folder that is not there is not made.
-
-    Raises:
-        CheckpointError: one does, or the folder cannot be written.
-    """
-
-    def look() -> None:
-        if world.first and folder.is_dir():
-            with durable.directory_lock(folder):
-                pass
-
-    world.all_or_none(look, device)
-
-
-@contextmanager
-def opened(folder: str | Path, parameters: int, world: World | None = None, device: Any = "cpu") -> Iterator[Path]:
-    """Hold a run's folder until the run is over. Rank 0 holds it; the others learn whether it could.
-
-    Raises:
-        CheckpointError: another trainer holds it, it cannot be written, or one checkpoint would not fit on the disk.
-    """
-    world = world or World()
-    path = paths.expand(folder)
-    lock = durable.directory_lock(path)
-
-    def take() -> None:
-        if world.first:
-            lock.__enter__()
-            try:
-                durable.require_free_space(path, 4 * STATE_BYTES * parameters)
-            except CheckpointError:
-                lock.__exit__(None, None, None)
-                raise
-
-    world.all_or_none(take, device)
-    try:
-        yield path
-    finally:
-        if world.first:
-            lock.__exit__(None, None, None)
-
-
-def begin(folder: Path, world: World, *, resume: int | None, force: bool = False, device: Any = "cpu") -> int | None:
-    """Choose the step to go on from, and refuse what would mix with what the run will write; nothing is changed.
-
-    resume: the step to go on from, -1 for the last complete one, None for a new run. Returns that step.
-    `make_room` removes what `force` allows to be removed, once everything that the run needs has been opened.
-
-    Raises:
-        CheckpointError: there are steps of another run here, or later ones than the one to go on from, and no `force`.
-    """
-    mine = world.all_or_none(lambda: _choose_step(folder, resume, force) if world.first else None, device)
-    (step,) = world.add([-1 if mine is None else mine] if world.first else [0], device)
-    return None if step < 0 else int(step)
-
-
-def make_room(folder: Path, step: int | None, world: World, device: Any = "cpu") -> None:
-    """Remove what comes after `step` (None: all) from a folder that `begin` has allowed: steps and lines of metrics.
-
-    Call it last before the run: a step that turns out to be damaged must not cost the later ones.
-
-    Raises:
-        CheckpointError, RecordError: the folder cannot be written.
-        DistributedError: another rank has failed before it came here, or while this was done.
-    """
-
-    def remove() -> None:
-        if world.first:
-            remove_steps(folder, _later_steps(folder, step))
-            truncate_after(folder / METRICS_NAME, -1 if step is None else step - 1)
-
-    world.barrier(device)  # every rank has opened its share
-    world.all_or_none(remove, device)
 
 
 @contextmanager
@@ -227,31 +145,6 @@ def entered(
     with opened(folder, parameters, world, device):
         step = begin(folder, world, resume=resume, force=force, device=device)
         yield None if step is None else read_resumption(folder, step, world)
-
-
-def _later_steps(folder: Path, step: int | None) -> list[int]:
-    """The steps after this one; all where it is None."""
-    return [other for other in list_steps(folder)[0] if step is None or other > step]
-
-
-def _choose_step(folder: Path, resume: int | None, force: bool) -> int | None:
-    """The work of `begin`, done by one rank."""
-    step = None
-    if resume is not None:
-        step = find_last_step(folder) if resume < 0 else existing_step(folder, resume)
-    in_the_way = _later_steps(folder, step)
-    if in_the_way and not force:
-        there = shown(", ".join(map(str, in_the_way)), 100)
-        if step is None:
-            raise CheckpointError(
-                f"{location(folder)}: a run is here already (steps {there}); go on with it (--resume), choose another "
-                "name (--model-tag), or remove it (--force)"
-            )
-        raise CheckpointError(
-            f"{location(folder)}: steps {there} come after step {step} and would mix with what this run writes; go on "
-            "from the last one (--resume), or remove them (--force)"
-        )
-    return step
 
 
 def read_resumption(folder: Path, step: int, world: World | None = None) -> Resumption:

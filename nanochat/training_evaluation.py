@@ -6,6 +6,7 @@ depend on how many there are. The rows are the same every time, so they are read
     Look("evaluation", Evaluation(model, batches, token_bytes), every=250, at_start=True)
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nanochat.gpt import GPT
     from nanochat.tokenizer import Tokenizer
 
+AGREE_SECONDS = 2.0  # between two times that ranks ask each other whether one was told to stop
 KEEP_TOKENS = 2**21  # validation tokens that are kept in memory: 32 MB
 PROMPTS = (  # nanochat's own seven questions to a base model
     "The capital of France is",
@@ -37,7 +39,12 @@ class _Stopped(Exception):
 
 
 class Evaluation:
-    """Bits per byte of a model on the same batches each time; call it with the step."""
+    """Bits per byte of a model on the same batches each time; call it with the step.
+
+    Several ranks have different batches, and one that stops alone would leave the others waiting for ever. So every
+    AGREE_SECONDS each of them says whether it was told to stop and whether it is done; whoever is done goes on saying
+    so. A stop takes these seconds and one batch.
+    """
 
     def __init__(
         self,
@@ -49,15 +56,17 @@ class Evaluation:
         device: Any = "cpu",
         stop: Callable[[], str | None] = lambda: None,
         dtype: torch.dtype | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """batches: gives this rank's part, objects with `inputs` and `targets` (B, T), anew at every call.
-        token_bytes: (V,) as evaluate_bpb takes them. stop: asked before every batch, on a single rank. dtype: the
-        format that the run computes in; None: that of the weights.
+        token_bytes: (V,) as evaluate_bpb takes them. stop: asked between batches, on every rank. dtype: the format that
+        the run computes in; None: that of the weights.
         """
         self.model, self.batches, self.world, self.device = model, batches, world or World(), device
         self.dtype = dtype
         self.token_bytes = torch.as_tensor(token_bytes, device=device)
-        self.stop = stop if self.world.size == 1 else lambda: None  # ranks that stop apart would wait for ever
+        self.stop, self.clock = stop, clock
+        self._agreed = 0.0  # when the ranks last asked each other
         self._kept: list[Any] | None = []
 
     def __call__(self, step: int) -> float | None:
@@ -67,12 +76,12 @@ class Evaluation:
             LossEvalError: no target stands for any byte.
         """
         counted, nothing = 0, None
+        self._agreed = self.clock()
 
         def pairs() -> Iterator[tuple[Tensor, Tensor]]:
             nonlocal counted
             for batch in self._batches():
-                if self.stop():
-                    raise _Stopped
+                self._ask()
                 targets = batch.targets
                 counted += int(torch.where(targets < 0, 0, self.token_bytes[targets.clamp(min=0)]).sum())
                 yield batch.inputs, targets
@@ -80,13 +89,16 @@ class Evaluation:
         training = self.model.training
         self.model.eval()
         try:
-            mine = evaluate_bpb(self.model, pairs(), self.token_bytes, self.dtype)
+            try:
+                mine = evaluate_bpb(self.model, pairs(), self.token_bytes, self.dtype)
+            except LossEvalError as error:
+                if self.world.size == 1:
+                    raise
+                mine, nothing = 0.0, error  # a short text may have no row for this rank; the others wait for its sums
+            while self.world.size > 1 and not self._agree(done=True):
+                pass
         except _Stopped:
             return None
-        except LossEvalError as error:
-            if self.world.size == 1:
-                raise
-            mine, nothing = 0.0, error  # a short text may have no row for this rank; the others wait for its sums
         finally:
             self.model.train(training)
         if self.world.size == 1:
@@ -95,6 +107,22 @@ class Evaluation:
         if not total:
             raise nothing or LossEvalError("no rank has text to evaluate; name longer text, or use fewer ranks")
         return bits / total
+
+    def _ask(self) -> None:
+        """Between two batches: whether to stop. Raises _Stopped."""
+        if self.world.size == 1:
+            if self.stop():
+                raise _Stopped
+        elif self.clock() - self._agreed >= AGREE_SECONDS:
+            self._agree(done=False)
+
+    def _agree(self, done: bool) -> bool:
+        """Ask all ranks; whether all are done. Raises _Stopped on each of them where one was told to stop."""
+        stops, ready = self.world.add([float(self.stop() is not None), float(done)], self.device)
+        self._agreed = self.clock()
+        if stops:
+            raise _Stopped
+        return ready == self.world.size
 
     def _batches(self) -> Iterator[Any]:
         """The batches, from memory where they have been kept."""
@@ -111,20 +139,6 @@ class Evaluation:
                 keep = None
             yield batch
         self._kept = keep
-
-
-def first_batches(open_loader: Callable[[], Any], count: int) -> Callable[[], Iterator[Any]]:
-    """The first `count` batches of a loader that is opened anew at every call and closed behind them."""
-
-    def batches() -> Iterator[Any]:
-        loader = open_loader()
-        try:
-            for _ in range(count):
-                yield loader.next_batch()
-        finally:
-            loader.close()
-
-    return batches
 
 
 def first_rows(

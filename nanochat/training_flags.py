@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,52 @@ from nanochat.paths import expand, workspace
 
 if TYPE_CHECKING:
     from nanochat.distributed import World
+
+
+class FlagError(ValueError):
+    """A number that no run can have: one sentence."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the number of a flag may be."""
+
+    least: float
+    most: float
+    off: tuple[int, ...] = ()  # what nanochat writes for "off" or "choose for me", outside the limits
+
+    def allow(self, value: Any) -> bool:
+        """Whether it may be this; NaN is within no limits."""
+        if type(value) not in (int, float):
+            return False
+        return value in self.off or self.least <= value <= self.most
+
+
+MOST = 10**12  # of anything that is counted
+SHARE = Limits(0, 1)
+RATE = Limits(0, 1e30)  # an absurd one diverges, and the run says so
+OFF, NEVER = (-1,), (-1, 0)
+COMMON_LIMITS = {
+    "seed": Limits(0, 2**63 - 1),
+    "resume_from_step": Limits(0, MOST - 1, OFF),
+    "minutes": Limits(1e-3, 1e8),
+    "budget": Limits(0.1, 1e9),
+    "num_iterations": Limits(1, MOST, OFF),
+    "max_seq_len": Limits(1, 2**24),
+    "device_batch_size": Limits(1, 2**20),
+    "matrix_lr": RATE,
+    "embedding_lr": RATE,
+    "unembedding_lr": RATE,
+    "warmdown_ratio": SHARE,
+    "final_lr_frac": SHARE,
+    "clip": Limits(1e-12, 1e30),
+    "eval_every": Limits(1, MOST, NEVER),
+    "eval_tokens": Limits(1, 2**50),
+    "save_every": Limits(1, MOST, NEVER),
+    "save_minutes": Limits(1e-3, 1e8),
+}
+# Whoever starts several ranks may have these at another place on each machine: what they hold is compared instead.
+PLACES = {"data", "tokenizer_dir", "words"}
 
 # What a resumed run does not take over from the run that it continues.
 NOT_INHERITED = {"run", "device_type", "resume", "resume_from_step", "force", "base_dir", "model_tag", "json", "fp8"}
@@ -59,6 +106,31 @@ def add_output(group: Any) -> None:
     group.add_argument("--json", action="store_true", help="print records and scores as lines of JSON instead of text")
 
 
+def require_numbers(args: argparse.Namespace, limits: Mapping[str, Limits]) -> None:
+    """Refuse a number that no run can have, before it costs time or does something else than was meant.
+
+    Raises:
+        FlagError: the first one, with its limits.
+    """
+    for name, limit in limits.items():
+        value = getattr(args, name)
+        if value is None or limit.allow(value):
+            continue
+        off = f" ({limit.off[0]} is off)" if limit.off else ""
+        number = f"{value:g}" if type(value) in (int, float) else f"{value!r:.40}"
+        raise FlagError(
+            f"--{name.replace('_', '-')} is {number}; give a number from {limit.least:g} to {limit.most:g}{off}"
+        )
+
+
+def require_same_flags(args: argparse.Namespace, world: World, device: Any = "cpu") -> None:
+    """Refuse ranks that were started with different flags, on all of them. Raises DistributedError."""
+    from nanochat import __version__
+
+    flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name not in PLACES}
+    world.require_same({"the version of this project": __version__, **flags}, device)
+
+
 def given_flags(parser: argparse.ArgumentParser, argv: list[str] | None) -> frozenset[str]:
     """The names of the flags that the command line gives, with underscores. `parser` loses its defaults."""
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args(argv))))
@@ -86,7 +158,7 @@ def take_over(
     """
     from nanochat.checkpoint_files import meta_name
     from nanochat.checkpoint_manager import find_last_step, read_meta
-    from nanochat.training_checkpoints import require_unused
+    from nanochat.training_folder import require_unused
 
     require_unused(folder, world, device)  # before its first save a run that goes on looks like one that never was
     parser = make_parser()

@@ -3,6 +3,7 @@
 python -c "from nanochat.training_setup import matrix_speed; print(f'{matrix_speed():.3g} FLOP/s')"
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -51,6 +52,10 @@ OPTIMIZER_TOKENS = {"adamw": 0.3}
 MUON_TOKENS = 2.5
 
 
+class SetupError(ValueError):
+    """A run that this machine cannot make: one sentence."""
+
+
 def new_model(config: "GPTConfig", seed: int, device: Any = "cpu") -> "GPT":
     """A model with nanochat's starting weights. The same seed gives the same on every device."""
     import torch
@@ -95,6 +100,31 @@ def batch_loss(
 
     run = torch.compile(model, dynamic=False) if compiled else model
     return lambda inputs, targets: precision.forward_loss(run, inputs, targets, dtype)
+
+
+def rehearse(model: "GPT", loss: "Callable[[Tensor, Tensor], Tensor]", open_loader: Callable[[], Any]) -> None:
+    """Read one batch and work on it as an update would, and change nothing: whether it can be done at all.
+
+    Raises:
+        SetupError: there is not memory enough for it.
+        PackingError, SFTDataError, DatasetError: there is nothing to read.
+    """
+    import torch
+
+    with contextlib.closing(open_loader()) as loader:
+        batch = loader.next_batch()
+    try:
+        loss(batch.inputs, batch.targets).backward()
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        rows, length = batch.inputs.shape
+        raise SetupError(
+            f"there is not memory enough for {rows:,} rows of {length:,} tokens at a time with this model; give a "
+            "smaller --device-batch-size, --max-seq-len or model; nothing was removed"
+        ) from None
+    finally:
+        model.zero_grad(set_to_none=True)
 
 
 @dataclass(frozen=True)

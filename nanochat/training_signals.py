@@ -11,6 +11,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BROKEN_PIPE = "SIGPIPE"  # the word for an output that nobody reads any more; Python catches that signal itself
+STATUS = {**{number.name: 128 + number.value for number in SIGNALS}, BROKEN_PIPE: 128 + 13}
+SAVING = "saving a checkpoint, then leaving"
 
 
 class StopRequest:
@@ -21,8 +24,11 @@ class StopRequest:
     Outside the main thread nothing is caught, because Python allows it there only; `request` works from any thread.
     """
 
-    def __init__(self, announce: Callable[[str], object] = lambda _: None) -> None:
+    def __init__(
+        self, announce: Callable[[str], object] = lambda _: None, doing: Callable[[], str] = lambda: SAVING
+    ) -> None:
         self._announce = announce  # gets one sentence when the first signal comes
+        self._doing = doing  # what it says will happen: not every part of a command has something to save
         self._word: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -36,7 +42,7 @@ class StopRequest:
     @property
     def status(self) -> int:
         """The exit status that a shell expects: 128 and the signal's number, 0 where none came."""
-        return next((128 + number.value for number in SIGNALS if number.name == self._word), 0)
+        return STATUS.get(self._word or "", 0)
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -54,4 +60,4 @@ class StopRequest:
         first = self._word is None
         self.request(signal.Signals(number).name)
         if first:
-            self._announce(f"{self._word}: saving a checkpoint, then leaving; the same again leaves at once")
+            self._announce(f"{self._word}: {self._doing()}; the same again leaves at once")

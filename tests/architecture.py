@@ -22,7 +22,7 @@ ALLOWED_ROOMS = {
     "tools": {"analysis", "charts", "core"},
     "scripts": {"analysis", "charts", "core"},
     "analysis": {"analysis", "core", "kernels"},
-    "charts": {"core"},
+    "charts": {"charts", "core"},
     "benchmarks": {"benchmarks", "analysis", "core", "kernels"},
     "core": {"core", "kernels"},
     "kernels": {"kernels"},
@@ -35,7 +35,7 @@ TORCH_AT_IMPORT = re.compile(
     r"nanochat/(gpt|gradients|kv_cache|engine|decode|loss_eval|dataloader|sft_data)\.py"
     r"|nanochat/(optim(_groups|_math|_ranks|_state)?|training(_evaluation)?)\.py|nanochat/benchmarks/.*|kernels/.*"
 )
-TRITON_FILES = re.compile(r"kernels/\w+/triton_impl\.py|kernels/tune\.py")
+TRITON_FILES = re.compile(r"kernels/\w+/triton_impl(_\w+)?\.py|kernels/(tune|ahead_of_time)\.py")
 STREAMLIT_FILES = re.compile(r"Home\.py|pages/.*|nanochat/ui/.*")
 LINE_LIMITS = [(re.compile(r"Home\.py|pages/.*"), 150), (re.compile(r".*\.py"), 400)]  # the first that matches
 
@@ -59,8 +59,6 @@ def room_of(path: str) -> str | None:
         return "kernels"
     if parts[0] != "nanochat":
         return None
-    if path == "nanochat/charts.py":
-        return "charts"
     folder = parts[1]
     return folder if folder in ALLOWED_ROOMS else "core"  # nanochat/*.py, stories/ and tasks/ are the core
 
@@ -110,7 +108,7 @@ def import_violations(sources: Sources) -> list[str]:
             if top == "streamlit" and not STREAMLIT_FILES.fullmatch(path):
                 problems.append(f"{where} imports streamlit outside Home.py, pages/ and nanochat/ui/")
             if top == "triton" and not TRITON_FILES.fullmatch(path):
-                problems.append(f"{where} imports triton outside kernels/*/triton_impl.py and kernels/tune.py")
+                problems.append(f"{where} imports triton outside kernels/*/triton_impl.py, the tuner and the compiler")
             if target is not None and room_of(target) not in ALLOWED_ROOMS[room] | {None}:
                 problems.append(f"{where} ({room}) imports {imported.module} ({room_of(target)})")
             # `from kernels import attention` takes a function that shares its name with a folder: the front is a door.
@@ -124,27 +122,26 @@ def import_violations(sources: Sources) -> list[str]:
 
 def torch_violations(sources: Sources) -> list[str]:
     """Files that load torch when imported, on their own or through another file of ours, and are not allowed to."""
+    runs: dict[str, list[tuple[int, str]]] = {}  # file -> (line, file of ours that importing it runs)
     loads: dict[str, str] = {}  # file -> why
-
-    def reaches(path: str, seen: frozenset[str]) -> str | None:
-        if path in loads:
-            return loads[path]
-        for imported in imports_of(sources[path]):
-            if not imported.at_import:
-                continue
-            if imported.module.partition(".")[0] == "torch":
-                loads[path] = f"line {imported.line}"
-                return loads[path]
-            for target in _files_run_by(imported.module, sources):
-                if target not in seen and reaches(target, seen | {target}):
-                    loads[path] = f"line {imported.line}, through {target}"
-                    return loads[path]
-        return None
-
+    for path, source in sources.items():
+        at_import = [imported for imported in imports_of(source) if imported.at_import]
+        runs[path] = [(one.line, target) for one in at_import for target in _files_run_by(one.module, sources)]
+        torch = next((one for one in at_import if one.module.partition(".")[0] == "torch"), None)
+        if torch is not None:
+            loads[path] = f"line {torch.line}"
+    changed = True
+    while changed:  # a file that runs one which loads torch loads it too, until nothing is new
+        changed = False
+        for path, targets in runs.items():
+            through = next(((line, target) for line, target in targets if target in loads), None)
+            if path not in loads and through is not None:
+                loads[path] = f"line {through[0]}, through {through[1]}"
+                changed = True
     return [
-        f"{path} loads torch when it is imported ({why})"
+        f"{path} loads torch when it is imported ({loads[path]})"
         for path in sources
-        if room_of(path) and not TORCH_AT_IMPORT.fullmatch(path) and (why := reaches(path, frozenset({path})))
+        if room_of(path) and not TORCH_AT_IMPORT.fullmatch(path) and path in loads
     ]
 
 

@@ -4,11 +4,8 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,47 +15,21 @@ from nanochat.checkpoint_files import meta_name
 from nanochat.checkpoint_manager import (
     list_steps,
     load_checkpoint,
-    load_loader,
     load_model,
     read_meta,
     save_checkpoint,
     verify,
 )
 from nanochat.errors import exit_status
-from nanochat.gpt import GPT
-from nanochat.gpt_config import GPTConfig
-from nanochat.optim import OptimConfig, build_optimizer
 from nanochat.scripts import chat_sft
 from tests.archive_support import flip, same
-from tests.checkpoint_support import FORK, make_tokenizer
-from tests.training_support import Life, everything, free_port, without_clocks
-
-CONFIG = GPTConfig(sequence_len=64, vocab_size=265, n_layer=2, n_head=2, n_kv_head=2, n_embd=32)
-TOKENIZER = make_tokenizer()
-SMALL = ("--tasks", "persona=400,spelling=50", "--ask", "0", "--eval-every", "-1", "--dtype", "float32")
+from tests.sft_support import CONFIG, SMALL, TOKENIZER, pretrained_base, records, run
+from tests.training_support import Life, everything, piped, without_clocks
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base dir with a base model that has made one update, its rates 0.5 of the flags."""
-    base = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    model = GPT(CONFIG)
-    model.init_weights()
-    optimizer = build_optimizer(model, OptimConfig(matrix_lr=0.01, embedding_lr=0.15, unembedding_lr=0.004))
-    ids = torch.randint(265, (2, 64))
-    model(ids, ids).backward()
-    optimizer.step()
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0  # cooled down
-    meta = {
-        "step": 7, "val_bpb": 3.0, "model_config": CONFIG.upstream(), "device_batch_size": 2, "max_seq_len": 64,
-        "total_batch_size": 256, "user_config": {"matrix_lr": 0.02, "embedding_lr": 0.3, "unembedding_lr": 0.008},
-    }  # fmt: skip
-    folder = base / "base_checkpoints" / "d2"
-    state = optimizer.state_dict()
-    save_checkpoint(folder, 7, model.state_dict(), state, meta, tokenizer=TOKENIZER, config=CONFIG)
-    return base
+    return pretrained_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
@@ -66,15 +37,6 @@ def base_dir(pretrained: Path, tmp_path: Path) -> Path:
     """A copy that a test may write to."""
     shutil.copytree(pretrained, tmp_path / "base")
     return tmp_path / "base"
-
-
-def run(base_dir: Path, *flags: str) -> int:
-    argv = ["--base-dir", str(base_dir), *SMALL, *flags]
-    return exit_status("chat_sft", lambda: chat_sft.main(argv))
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_it_trains_and_leaves_a_run_that_opens(base_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,13 +144,21 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_same_command_goes_on(base_dir
 def test_a_run_that_is_still_going_is_not_called_one_without_a_checkpoint(
     base_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    life = Life("--base-dir", str(base_dir), *SMALL, "--num-iterations", "100000", script=chat_sft)
+    life = Life("--base-dir", str(base_dir), *SMALL, "--num-iterations", "100000", "--compile", "off", script=chat_sft)
     life.wait_for("step 00002 ")
     status = run(base_dir, "--resume")
     os.kill(life.pid, signal.SIGKILL)
     life.end()
     assert status == 1
     assert f"process {life.pid} is writing here" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_saves_and_leaves_quietly(base_dir: Path) -> None:
+    flags = ["--base-dir", str(base_dir), *SMALL, "--num-iterations", "100000", "--compile", "off"]
+    assert piped(chat_sft, flags, until="step 00003 ") == (141, "")
+    folder = base_dir / "chatsft_checkpoints" / "d2"
+    (step,) = list_steps(folder)[0]
+    assert verify(folder, step, full=True).ok
 
 
 def test_in_a_short_budget_the_evaluation_is_short(
@@ -304,7 +274,7 @@ def test_steps_that_are_there_are_not_mixed_with_new_ones(base_dir: Path, capsys
         (["--total-batch-size", "100"], "100"),
         (["--words", "/nonexistent"], "/nonexistent"),
         (["--data", "/nonexistent.jsonl"], "cannot be read"),
-        (["--warmup-ratio", "2"], "warmup_ratio is 2"),
+        (["--warmup-ratio", "2"], "--warmup-ratio is 2"),
         (["--resume"], "d2"),
         (["--max-seq-len", "3", "--total-batch-size", "6"], "none of the"),
     ],
@@ -328,52 +298,3 @@ def test_our_workspace_gets_the_result_of_nanochats_own_base_model(
     from nanochat.paths import workspace
 
     assert (workspace() / "chatsft_checkpoints" / "d2" / "model_000001.pt").is_file()
-
-
-def on_ranks(count: int, base: Path, *flags: str) -> list[float]:
-    """The losses of chat_sft on `count` ranks in forked children, each with its part of the same four rows a step."""
-    port = str(free_port())
-
-    def live(rank: int) -> None:
-        torch.set_num_threads(1)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": port}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-        os._exit(run(base, "--device-batch-size", str(4 // count), *flags))
-
-    processes = [FORK.Process(target=live, args=(rank,)) for rank in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
-    return [record["train_loss"] for record in records(base / "chatsft_checkpoints" / "d2")[:-1]]
-
-
-@pytest.mark.parametrize(("count", "steps"), [(2, 4), pytest.param(4, 12, marks=pytest.mark.prove)])
-def test_what_several_ranks_saved_one_goes_on_with(pretrained: Path, tmp_path: Path, count: int, steps: int) -> None:
-    """The losses are those of one rank all along: every rank keeps the same place in the conversations."""
-    for name in ("one", "several"):
-        shutil.copytree(pretrained, tmp_path / name)
-    whole = on_ranks(1, tmp_path / "one", "--num-iterations", str(steps))
-    flags = ("--num-iterations", str(steps), "--save-every", str(steps // 2))
-    assert on_ranks(count, tmp_path / "several", *flags) == pytest.approx(whole, abs=1e-5)
-    folder = tmp_path / "several" / "chatsft_checkpoints" / "d2"
-    assert len(list(folder.glob(f"loader_{steps // 2:06d}_rank*.pt"))) == count
-    flags = ("--resume-from-step", str(steps // 2), "--force")
-    assert on_ranks(1, tmp_path / "several", *flags) == pytest.approx(whole, abs=1e-5)
-    states = [load_loader(folder, steps, 0), load_loader(tmp_path / "one" / "chatsft_checkpoints" / "d2", steps, 0)]
-    assert states[0]["lane_states"] == states[1]["lane_states"]
-
-
-@pytest.mark.prove
-def test_torchrun_starts_it(pretrained: Path, tmp_path: Path) -> None:
-    shutil.copytree(pretrained, tmp_path / "base")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    flags = ["--base-dir", str(tmp_path / "base"), *SMALL, "--num-iterations", "2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, "nanochat.scripts.chat_sft", *flags], capture_output=True, text=True, check=False,
-        timeout=300, cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("Runs on the CPU, 2 ranks") == 1
-    assert verify(tmp_path / "base" / "chatsft_checkpoints" / "d2", 2, full=True).ok

@@ -2,8 +2,9 @@
 
 import pytest
 
-from nanochat.dataloader import NO_LOSS, DataLoader, DataLoaderError, whole_documents
+from nanochat.dataloader import DataLoader, DataLoaderError, whole_documents
 from nanochat.dataset_split import Texts
+from nanochat.packing import NO_LOSS
 from tests.dataset_support import BOS, Words
 
 

@@ -40,7 +40,7 @@ def test_half_an_environment_is_refused(environment: dict[str, str]) -> None:
 def test_ranks_add_up_and_fail_together(tmp_path: Path) -> None:
     def work(world: World) -> Any:
         sums = world.add([float(world.rank), 1 / 3])
-        world.barrier()
+        world.add([0.0])
 
         def fails_on_one() -> None:
             if world.rank == 1:
@@ -58,9 +58,34 @@ def test_ranks_add_up_and_fail_together(tmp_path: Path) -> None:
     assert second["result"][1] == "only here"
 
 
+def test_ranks_that_were_started_differently_all_say_in_what(tmp_path: Path) -> None:
+    def work(world: World) -> Any:
+        world.require_same({"the seed": 1, "the text": "a" * 100})
+        said = []
+        for facts in (
+            {"the seed": world.rank, "the text": 1},
+            {f"name {world.rank}": 1},
+            dict.fromkeys("ab"[: world.rank + 1]),
+        ):
+            try:
+                world.require_same(facts)
+            except DistributedError as error:
+                said.append(str(error))
+        return said
+
+    for rank, answer in enumerate(ranks(2, work, tmp_path)):
+        first, *others = answer["result"]
+        assert first == (
+            f"rank {rank} of 2 stops before the first step, because the ranks were started with different values of "
+            "the seed; start all of them with the same command, data and tokenizer"
+        )
+        assert len(others) == 2
+        assert all("the script or its version" in line for line in others)
+
+
 def test_a_rank_that_dies_takes_the_others_with_it_in_one_sentence(tmp_path: Path) -> None:
     def work(world: World) -> Any:
-        world.barrier()
+        world.add([0.0])
         if world.rank == 1:
             os._exit(9)
         begun = time.monotonic()

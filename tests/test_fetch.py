@@ -20,7 +20,7 @@ from nanochat import durable, fetch
 from nanochat.dataset import open_dataset
 from nanochat.fetch import SOURCES, FetchError, Patience, fetch_all, file_name, shard_urls
 from nanochat.scripts import fetch as script
-from tests.fetch_support import loopback, serve, status
+from tests.fetch_support import chunked, loopback, serve, status
 
 QUICK = Patience(attempts=3, first_wait=0.001, longest_wait=0.01, timeout=5)
 
@@ -110,21 +110,42 @@ def test_an_unexpected_error_of_a_worker_is_not_swallowed(tmp_path, monkeypatch)
 
 
 def test_what_cannot_begin_is_refused(tmp_path, monkeypatch):
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 half")
-    (tmp_path / "b.bin").mkdir()
     file = tmp_path / "file"
     file.write_text("x")
     for words, urls, folder, workers in (
         ("same file name", ["http://x/a", "http://y/a"], tmp_path, 1),
         ("workers is 0", ["http://x/a"], tmp_path, 0),
-        ("cut short", ["http://x/a.parquet"], tmp_path, 1),
-        ("not a file", ["http://x/b.bin"], tmp_path, 1),
         ("cannot be written", ["http://x/a"], file / "below", 1),
     ):
         with pytest.raises(FetchError, match=words):
             fetch_all(urls, folder, workers, QUICK)
     with durable.directory_lock(tmp_path), pytest.raises(FetchError, match="already writing"):
         fetch_all(["http://x/a"], tmp_path, 1, QUICK)
+
+
+def test_an_address_or_a_name_that_cannot_be_used_stops_no_other(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 half")
+    (tmp_path / "b.bin").mkdir()
+    os.mkfifo(tmp_path / "c.bin")
+    (tmp_path / "d.bin").symlink_to("d.bin")
+    long = "http://x/" + "%F0%9F%A6%8A" * 150  # 150 characters, 600 bytes: no file system takes that
+    odd = ["http://x/", "http://[/x", "http://x/%ED%A0%80%0A", long]
+    with loopback(good__bin=b"good") as server:
+        urls = [*odd, *(f"{server.url}/{name}" for name in ("a.parquet", "b.bin", "c.bin", "d.bin", "good.bin"))]
+        report = fetch_all(urls, tmp_path, 2, QUICK)
+    assert report.fetched == ["good.bin"]
+    assert set(report.failed) == {*odd, "a.parquet", "b.bin", "c.bin", "d.bin"}
+    assert all(why.isprintable() and why.count(": ") <= 2 for why in report.failed.values())
+    assert "cut short" in report.failed["a.parquet"]
+    assert "not a file" in report.failed["b.bin"]
+
+
+def test_a_bug_in_one_file_is_raised_when_the_others_are_there(tmp_path, monkeypatch):
+    real = fetch.FileFetch.run
+    monkeypatch.setattr(fetch.FileFetch, "run", lambda self: real(self) if "good" in self.url else 1 // 0)
+    with loopback(bad__bin=b"bad", good__bin=b"good") as server, pytest.raises(ZeroDivisionError):
+        fetch_all([f"{server.url}/bad.bin", f"{server.url}/good.bin"], tmp_path, 1, QUICK)
+    assert (tmp_path / "good.bin").read_bytes() == b"good"
 
 
 def test_too_little_space_is_said_before_anything_comes(tmp_path, monkeypatch):
@@ -189,6 +210,20 @@ def test_the_command_takes_other_addresses_and_another_base_dir(tmp_path, capsys
         assert said.out == (f"0 files fetched, 1 file was there before.\nIt is in {tmp_path / 'base' / 'downloads'}\n")
         assert said.err.startswith("1 file into ")
     assert (tmp_path / "base" / "downloads" / "book.txt").read_bytes() == b"once"
+
+
+def test_the_command_limits_a_file_of_unstated_size(tmp_path, capsys):
+    with loopback(endless__bin=bytes(300_000), b__bin=b"b") as server:
+        server.usual = chunked()
+        urls = ["--url", f"{server.url}/endless.bin", "--url", f"{server.url}/b.bin"]
+        assert script.main([*urls, "--base-dir", str(tmp_path), "--max-unstated", "0.0001"]) == 1
+        said = capsys.readouterr()
+        assert said.out == "1 file fetched (1 byte), 0 files were there before.\n"
+        assert "endless.bin: the server does not state its size and sent more than 100.0 kB" in said.err
+        assert script.main([*urls, "--base-dir", str(tmp_path)]) == 0
+    for size in ("0", "-1", "nan", "inf"):
+        with pytest.raises(FetchError, match="--max-unstated"):
+            script.main([*urls, "--max-unstated", size])
 
 
 def test_the_command_does_not_ask_for_hundreds_of_gigabytes_unasked():

@@ -4,6 +4,7 @@ import email.utils
 import hashlib
 import io
 import json
+import os
 import random
 import threading
 import time
@@ -335,7 +336,10 @@ def test_a_stop_is_heard_and_what_arrived_is_kept(server, tmp_path):
 def test_a_folder_that_cannot_be_written(server, tmp_path):
     refused(server, tmp_path / "gone", "cannot be written")
     (tmp_path / ".a.bin.part").mkdir()
-    refused(server, tmp_path, "cannot be written")
+    refused(server, tmp_path, "is in the way and is not a file")
+    (tmp_path / ".a.bin.part").rmdir()
+    os.mkfifo(tmp_path / ".a.bin.part")  # opened for writing it would wait for a reader for ever
+    refused(server, tmp_path, "is in the way and is not a file")
 
 
 def test_the_facts_beside_a_part_say_what_the_server_said(server, tmp_path):

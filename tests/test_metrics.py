@@ -258,7 +258,8 @@ def test_meta_files_with_odd_values(tmp_path: Path) -> None:
     odd = {"val_bpb": None, "loop_state": {"min_val_bpb": float("inf"), "smooth_train_loss": float("nan")}}
     texts = {
         "meta_000010.json": json.dumps({"model_config": config, **odd}),
-        "meta_000020.json": json.dumps({"model_config": config, "val_bpb": 10**400, "total_batch_size": -5}),
+        "meta_000020.json": json.dumps({"model_config": config, "val_bpb": 10**400}),
+        "meta_000025.json": json.dumps({"model_config": config, "val_loss": 1.5, "total_batch_size": -1}),
         "meta_000030.json": json.dumps({"model_config": config, "train_loss": 3.5, "lab": {}})[:-3],
         "meta_000040.json": json.dumps({"model_config": config, "train_loss": 3.5, "learning_rate": 0.1, "time": 7}),
         "meta_000040.json.tmp": "{",
@@ -267,13 +268,15 @@ def test_meta_files_with_odd_values(tmp_path: Path) -> None:
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     report = metrics.read(tmp_path)
-    assert report.frame["step"].to_list() == [10, 20, 40]
+    assert report.frame["step"].to_list() == [10, 25, 40]
+    assert report.frame["tokens"].to_list() == [None] * 3
     assert report.frame["val_bpb"].to_list() == [None] * 3
     assert report.frame["smooth_loss"].to_list() == [None] * 3
     assert report.frame.row(2, named=True)["train_loss"] == 3.5
     assert report.frame.row(2, named=True)["time"] == 7.0
-    assert len(report.problems) == 1
-    assert "meta_000030.json" in report.problems[0]
+    assert len(report.problems) == 2
+    assert "meta_000020.json: val_bpb is int 1000" in report.problems[0]
+    assert "meta_000030.json" in report.problems[1]
 
 
 @needs_fixtures

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.dataset_split import Texts
-from nanochat.packing import EMPTY, BestFit, Lane, PackingError, Place, Reader, cut, lane_groups
+from nanochat.packing import NO_LOSS, BestFit, Lane, PackingError, Place, Reader, cut, lane_groups
 
 
 def plain_take(documents: list[np.ndarray], room: int) -> np.ndarray:
@@ -159,8 +159,8 @@ def test_whole_documents_are_never_cropped(lengths, room):
     row = np.empty(room, dtype=np.int64)
     for _ in range(30):
         lane.pack(row, room)
-        filled = row[row != EMPTY]
-        assert (row[len(filled) :] == EMPTY).all()
+        filled = row[row != NO_LOSS]
+        assert (row[len(filled) :] == NO_LOSS).all()
         pieces = [piece.tolist() for piece in np.split(filled, np.flatnonzero(filled == 0))[1:]]
         whole = pieces if len(pieces[-1]) > 1 else pieces[:-1]
         assert len(filled) == room or len(whole) < len(pieces)

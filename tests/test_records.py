@@ -1,9 +1,11 @@
 """Records: what is written is what is read, and a file cut anywhere is cut cleanly."""
 
+import errno
 import json
 import math
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -72,6 +74,47 @@ def test_cut_anywhere_a_file_is_mended(tmp_path: Path) -> None:
         kept = truncate_after(tmp_path / "m", 99)
         assert kept == sum(end <= length for end in ends)
         assert (tmp_path / "m").read_bytes() == whole[: ([0, *ends])[kept]]
+
+
+@pytest.mark.parametrize("bad", [b"\n", b"{\n", b"\xff\xfe\n", b'{"step": null}\n', b'{"step": 99}\n', b"[]\n"])
+def test_a_bad_line_early_on_does_not_cost_those_behind_it(tmp_path: Path, bad: bytes) -> None:
+    write(tmp_path / "m", range(5))
+    lines = (tmp_path / "m").read_bytes().splitlines(keepends=True)
+    (tmp_path / "m").write_bytes(lines[0] + bad + b"".join(lines[1:]) + bad)
+    truncate_after(tmp_path / "m", 3)
+    assert (tmp_path / "m").read_bytes() == lines[0] + bad + b"".join(lines[1:4])
+
+
+class FullDisk:
+    """A file that takes a part of a line and then finds the disk full."""
+
+    def __init__(self, file: BinaryIO, part: int) -> None:
+        self._file, self._part = file, part
+
+    def write(self, line: bytes) -> int:
+        if not self._part:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part, self._part = line[: self._part], 0
+        return self._file.write(part)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+
+@pytest.mark.parametrize("part", [0, 1, 40])
+def test_a_line_that_a_full_disk_cuts_short_is_taken_back(tmp_path: Path, part: int) -> None:
+    write(tmp_path / "m", range(3))
+    before = (tmp_path / "m").read_bytes()
+    writer = RecordWriter(tmp_path / "m")
+    whole = writer._file
+    writer._file = FullDisk(whole, part)  # type: ignore[assignment]
+    with pytest.raises(RecordError, match="cannot be written because the disk is full; free some space"):
+        writer.write(StepRecord(3, 0.0, 0))
+    assert (tmp_path / "m").read_bytes() == before
+    writer._file = whole
+    with writer:
+        writer.write(StepRecord(3, 0.0, 0))
+    assert [record["step"] for record in read_lines(tmp_path / "m")] == [0, 1, 2, 3]
 
 
 def test_a_missing_file_is_no_file(tmp_path: Path) -> None:

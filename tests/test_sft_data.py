@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.dataloader_state import DataLoaderError, merge_states
-from nanochat.sft_data import IGNORED, Packer, SFTDataError, SFTLoader, one_epoch
+from nanochat.packing import NO_LOSS
+from nanochat.sft_data import Packer, SFTDataError, SFTLoader, one_epoch
 from nanochat.tasks import Conversation, dialogue
 from nanochat.tasks.mixture import Mixture, Part
 from nanochat.tasks.persona import Persona
@@ -105,15 +106,15 @@ def test_only_the_assistants_words_have_a_loss() -> None:
     batch = loader.next_batch()
     assert batch.inputs.shape == batch.targets.shape == (2, 40)
     assert batch.inputs.dtype == batch.targets.dtype == torch.int64
-    learnt = [[token for token in row if token != IGNORED] for row in batch.targets.tolist()]
+    learnt = [[token for token in row if token != NO_LOSS] for row in batch.targets.tolist()]
     answer = [*TOKENIZER.encode("a"), END]
     assert learnt[0] == answer * 2  # 30 and 9 tokens fit into 41
     for inputs, targets in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
         for following, target in zip(inputs[1:], targets, strict=False):
-            assert target in (following, IGNORED)
+            assert target in (following, NO_LOSS)
     # Behind the last conversation of a row there is padding, and nothing to learn from it.
     assert batch.inputs[0, 39:].tolist() == [TOKENIZER.get_bos_token_id()]
-    assert batch.targets[0, 38:].tolist() == [IGNORED, IGNORED]
+    assert batch.targets[0, 38:].tolist() == [NO_LOSS, NO_LOSS]
     assert loader.padded >= 2
     assert loader.supervised == 4 + len(learnt[1])
 
@@ -239,7 +240,7 @@ def test_one_epoch_has_each_target_once(lengths: list[int], batch_size: int, wor
         return list(one_epoch(mixture(lengths), TOKENIZER, batch_size, 64, **options))
 
     alone = part(0, 1)
-    assert sum(int((batch.targets != IGNORED).sum()) for batch in alone) == 3 * len(lengths)  # aa and the end
+    assert sum(int((batch.targets != NO_LOSS).sum()) for batch in alone) == 3 * len(lengths)  # aa and the end
     assert all(1 <= len(batch.inputs) <= batch_size for batch in alone)
     rows = sorted(str(row.tolist()) for batch in alone for row in batch.inputs)
     ranks = [part(rank, world_size) for rank in range(world_size)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,40 @@ def test_what_is_cached_is_compared(
     rows = json.loads(capsys.readouterr().out)["compression"]
     assert {row["ratio"] for row in rows if row["tokenizer"] == "GPT-4"} == {1.0}
     assert run() == 0
-    assert "tokens saved" in " ".join(capsys.readouterr().out.split()).replace("│ ", "")
+    assert re.search(r"tokens .*saved, .*GPT-4", capsys.readouterr().out, re.DOTALL)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_it_fits_a_terminal_of_80_columns(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import tiktoken
+
+    for variable, value in (
+        ("COLUMNS", "80"),
+        ("TERM", "xterm"),
+        ("NO_COLOR", "1"),
+        ("FORCE_COLOR", "1"[:is_terminal]),
+    ):
+        monkeypatch.setenv(variable, value)
+    known = tiktoken.Encoding("bytes", pat_str=SPLIT_PATTERN, mergeable_ranks=_bytes(), special_tokens={})
+    both = tuple(tokenizer_eval.Reference(name, name, known, f"{name} is there") for name in ("GPT-2", "GPT-4"))
+    texts = {"a file with a long name that is read.txt": "hug " * 750_000, "many scripts": "a"}
+    for here in (both, (*both[:1], reference("cl100k_base"))):
+        tok_eval.show(Path("/tokenizer"), TOKENIZER, tokenizer_eval.compare(TOKENIZER, texts, here), here)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+        lines = plain.splitlines()
+        assert "3,000,000" in plain
+        assert "…" not in plain
+        sentences = [line for line in lines if line[0] not in "┏┃┡│└ "]
+        if is_terminal:
+            assert max(map(len, lines)) <= 80
+            assert len(sentences) > 4
+        else:
+            assert len(sentences) == 4
+    if is_terminal:
+        command = next(line for line in lines if "python -c" in line)
+        assert command == "  python -c \"import tiktoken; tiktoken.get_encoding('cl100k_base')\""
 
 
 def _bytes() -> dict[bytes, int]:

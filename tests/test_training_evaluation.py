@@ -9,10 +9,10 @@ import torch
 from nanochat.dataloader import DataLoader
 from nanochat.distributed import World
 from nanochat.loss_eval import evaluate_bpb
-from nanochat.training_evaluation import KEEP_TOKENS, PROMPTS, Evaluation, first_batches, first_rows, samples
+from nanochat.training_evaluation import KEEP_TOKENS, PROMPTS, Evaluation, first_rows, samples
 from nanochat.training_setup import new_model
 from tests.checkpoint_support import make_tokenizer, tiny_config
-from tests.training_support import LENGTH, ranks, texts
+from tests.training_support import LENGTH, Ticking, first_batches, ranks, texts
 
 
 def evaluation(world: World, rows: int = 8, **options: Any) -> Evaluation:
@@ -86,6 +86,27 @@ def test_it_computes_in_the_format_of_the_run() -> None:
 def test_a_stop_request_cuts_it_short() -> None:
     asked = iter([None, "SIGINT"])
     assert evaluation(World(), stop=lambda: next(asked))(0) is None
+
+
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_stop_asked_of_one_of_several_ranks_cuts_it_short_on_all(tmp_path: Path, told: int) -> None:
+    """One rank has a batch less than the other; each looks at a clock of its own, and both leave."""
+
+    def work(world: World) -> list[Any]:
+        asked: list[int] = []
+
+        def stop() -> str | None:
+            asked.append(1)
+            return "SIGINT" if world.rank == told and len(asked) == 3 else None
+
+        model, table = new_model(tiny_config(), seed=2), make_tokenizer().token_bytes()
+        batches = first_rows(single_rows, 25, 1, world)
+        ours = Evaluation(model, batches, table, world=world, stop=stop, clock=Ticking(1.0 + world.rank))
+        return [ours(0), len(asked), ours(0)]
+
+    answers = [answer["result"] for answer in ranks(2, work, tmp_path)]
+    assert [answer[:2] for answer in answers] == [[None, 3]] * 2
+    assert answers[0][2] == answers[1][2] > 0
 
 
 def test_much_text_is_read_anew_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

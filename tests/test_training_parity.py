@@ -20,11 +20,12 @@ from nanochat.scripts import base_train
 from nanochat.tokenizer import load_tokenizer
 from nanochat.training import Look, Setup, train
 from nanochat.training_checkpoints import load_into, read_resumption
-from nanochat.training_evaluation import Evaluation, first_batches
+from nanochat.training_evaluation import Evaluation
 from nanochat.training_plan import plan_pretraining
 from nanochat.training_setup import batch_loss, new_model
 from nanochat.training_state import SMOOTHING, TrainingState
 from tests.support import FIXTURES, needs_fixtures
+from tests.training_support import first_batches
 
 NEWEST = FIXTURES / "nanochat_2026_07_03"
 BEGIN, ROWS, LENGTH = 40, 2, 256

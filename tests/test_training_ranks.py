@@ -21,13 +21,16 @@ from nanochat.horizon import Horizon
 from nanochat.optim import OptimConfig, build_optimizer, shard_state
 from nanochat.records import METRICS_NAME, read_lines
 from nanochat.schedules import Schedule
+from nanochat.scripts import base_train
 from nanochat.tokenizer import load_tokenizer
 from nanochat.training import Setup, train
-from nanochat.training_checkpoints import load_into, opened, read_resumption
+from nanochat.training_checkpoints import load_into, read_resumption
+from nanochat.training_folder import opened
 from nanochat.training_setup import batch_loss, new_model
 from nanochat.training_state import TrainingState
+from tests.checkpoint_support import make_tokenizer
 from tests.support import FIXTURES, needs_fixtures
-from tests.training_support import ranks, setup_of, tiny_config
+from tests.training_support import arguments, base_dir, on_ranks, ranks, setup_of, tiny_config
 
 NEWEST = FIXTURES / "nanochat_2026_07_03"
 MUON = OptimConfig("muon", weight_decay=0.1)
@@ -159,8 +162,49 @@ def test_a_rank_that_dies_in_training_leaves_a_sentence_and_the_older_steps(tmp_
     survivor, dead = ranks(2, work, tmp_path)
     assert dead is None
     assert "another rank has left" in survivor["error"]
-    assert list_steps(folder)[0]
+    assert f"; go on from step {list_steps(folder)[0][-1]} with the same command and --resume" in survivor["error"]
     assert verify(folder, list_steps(folder)[0][-1], full=True).ok
+
+
+def test_a_rank_that_dies_before_the_first_save_leaves_nothing_to_resume(tmp_path: Path) -> None:
+    def work(world: World) -> Any:
+        calls = iter(range(100))
+        return small(world, tmp_path / "d3", 50, stop=lambda: os._exit(9) if world.rank and next(calls) == 3 else None)
+
+    survivor, dead = ranks(2, work, tmp_path)
+    assert dead is None
+    assert "; no checkpoint was saved yet, so start again with the same command" in survivor["error"]
+    assert "--resume" not in survivor["error"]
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "seed": ({"seed": 7}, "--seed"),
+    "horizon": ({"num_iterations": 3}, "--num-iterations"),
+    "resume": ({"resume": True}, "--resume"),
+    "text": ({"data": "other"}, "the training text"),
+    "tokenizer": ({"tokenizer_dir": "other"}, "the tokenizer"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_ranks_that_were_started_differently_leave_before_the_first_step(tmp_path: Path, what: str) -> None:
+    """Without a comparison, other data or another tokenizer are trained on in silence, and another length hangs."""
+    base = base_dir(tmp_path)
+    changes, words = CHANGES[what]
+    if what == "text":
+        (tmp_path / "other").write_text('{"text": "it is another one"}\n' * 80)
+        changes = {"data": (tmp_path / "other").rename(tmp_path / "other.jsonl")}
+    if what == "tokenizer":
+        make_tokenizer(first=1).save(tmp_path / "other")
+        changes = {"tokenizer_dir": tmp_path / "other"}
+    flags = [arguments(base, device_batch_size=1, **others) for others in ({}, changes)]
+    answers = on_ranks([functools.partial(base_train.main, one) for one in flags])
+    for rank, (status, message) in enumerate(answers):
+        assert status == 1
+        assert f"rank {rank} of 2 stops before the first step" in message
+        assert words in message
+        assert len(message.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("base_checkpoints/d2/*.pt"))
 
 
 def test_a_stop_asked_of_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:

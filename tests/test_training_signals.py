@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from nanochat.training_signals import SIGNALS, StopRequest
+from nanochat.training_signals import BROKEN_PIPE, SIGNALS, StopRequest
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -25,6 +25,21 @@ def test_the_first_signal_is_a_request_and_the_second_has_its_usual_effect(numbe
         assert stop() == number.name
         assert len(said) == 1
     assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_it_says_what_will_happen_at_that_moment() -> None:
+    said: list[str] = []
+    part = "nothing to save"
+    with StopRequest(said.append, lambda: part):
+        part = "saving the second part"
+        os.kill(os.getpid(), signal.SIGINT)
+    assert said == ["SIGINT: saving the second part; the same again leaves at once"]
+
+
+def test_an_output_that_nobody_reads_is_a_request_too() -> None:
+    stop = StopRequest()
+    stop.request(BROKEN_PIPE)
+    assert (stop(), stop.status) == ("SIGPIPE", 141)
 
 
 def test_outside_the_main_thread_it_is_asked_by_hand() -> None:

@@ -5,7 +5,8 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,25 @@ from nanochat.optim import OptimConfig, build_optimizer
 from nanochat.records import METRICS_NAME, RecordWriter, StepRecord
 from nanochat.scripts import base_train
 from nanochat.training import Setup
-from nanochat.training_checkpoints import Saver, begin, load_into, make_room, opened, read_resumption
+from nanochat.training_checkpoints import Saver, load_into, read_resumption
+from nanochat.training_folder import begin, make_room, opened
 from nanochat.training_setup import batch_loss, new_model
 from nanochat.training_state import TrainingState
 from tests.checkpoint_support import FORK, make_tokenizer, tiny_config
 
 ROWS, LENGTH = 2, 32  # of a batch
 CLOCKS = ("time", "tokens_per_second", "mfu")  # what differs between two runs of the same
+
+
+class Ticking:
+    """A clock that goes on by the same time whenever it is looked at."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self) -> float:
+        self.now += self.seconds
+        return self.now
 
 
 def texts(count: int = 60) -> Texts:
@@ -126,6 +139,64 @@ class Life:
         return self._process.exitcode
 
 
+def piped(script: Any, arguments: list[str], until: str) -> tuple[int, str]:
+    """A script in a forked child, its output a pipe that is closed after `until`; the exit status and its messages."""
+    out, out_end = os.pipe()
+    err, err_end = os.pipe()
+
+    def live() -> None:
+        torch.set_num_threads(1)
+        os.close(out)
+        sys.stdout, sys.stderr = os.fdopen(out_end, "w"), os.fdopen(err_end, "w")
+        status = exit_status("x", lambda: script.main(arguments))
+        sys.stderr.flush()
+        os._exit(status)
+
+    process = FORK.Process(target=live)
+    process.start()
+    os.close(out_end)
+    os.close(err_end)
+    seen = b""
+    while until.encode() not in seen:
+        part = os.read(out, 4096)
+        assert part, f"it ended without {until!r}: {seen!r} {os.read(err, 65536)!r}"
+        seen += part
+    os.close(out)
+    with os.fdopen(err) as messages:
+        said = messages.read()
+    process.join(120)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode, said
+
+
+def on_ranks(commands: Sequence[Callable[[], int]]) -> list[tuple[int, str]]:
+    """A command on each of as many ranks, in forked children; the exit status and the messages of each."""
+    port, found = free_port(), []
+
+    def live(rank: int, send: Any) -> None:
+        torch.set_num_threads(1)
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+        }  # fmt: skip
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            status = exit_status("x", commands[rank])
+        send.send((status, errors.getvalue()))
+        os._exit(0)
+
+    pipes = [FORK.Pipe(duplex=False) for _ in commands]
+    processes = [FORK.Process(target=live, args=(rank, pipes[rank][1])) for rank in range(len(commands))]
+    for process in processes:
+        process.start()
+    for process, (receive, send) in zip(processes, pipes, strict=True):
+        send.close()
+        assert receive.poll(120), "a rank hangs"
+        found.append(receive.recv())
+        process.join(60)
+    return found
+
+
 class _Pipe(io.TextIOBase):
     def __init__(self, send: Any) -> None:
         self._send = send
@@ -198,6 +269,20 @@ def arguments(base: Path, **changes: Any) -> list[str]:
         [f"--{name}"] if value is True else [f"--{name}={value}"] for name, value in flags.items() if value is not None
     ]
     return [word for pair in words for word in pair]
+
+
+def first_batches(open_loader: Callable[[], Any], count: int) -> Callable[[], Iterator[Any]]:
+    """The first `count` batches of a loader that is opened anew at every call and closed behind them."""
+
+    def batches() -> Iterator[Any]:
+        loader = open_loader()
+        try:
+            for _ in range(count):
+                yield loader.next_batch()
+        finally:
+            loader.close()
+
+    return batches
 
 
 def last(records: Iterator[StepRecord]) -> StepRecord:

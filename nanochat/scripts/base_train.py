@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from nanochat import paths, training_flags
 from nanochat.errors import exit_status
 from nanochat.optim_config import KINDS as OPTIMIZERS
 from nanochat.schedules import KINDS as SCHEDULES
-from nanochat.training_flags import base_dir_of
+from nanochat.training_flags import COMMON_LIMITS, MOST, NEVER, OFF, PLACES, RATE, Limits, base_dir_of
 
 if TYPE_CHECKING:
     import torch
@@ -38,16 +39,23 @@ if TYPE_CHECKING:
     from nanochat.training_signals import StopRequest
 
 
-# What a number may be where it is given; -1 is nanochat's "off".
+# What the number of each flag may be.
 LIMITS = {
-    "seed": (0, 2**63 - 1),
-    "device_batch_size": (1, 2**20),
-    "total_batch_size": (1, 2**40),
-    "lr_scale": (1e-9, 1e9),
-    "budget": (0.1, 1e9),
-    "minutes": (1e-3, 1e8),
-    "target_flops": (1, 1e30),
-    "target_param_data_ratio": (1e-3, 1e6),
+    **COMMON_LIMITS,
+    "depth": Limits(1, 2**12),
+    "aspect_ratio": Limits(1, 2**16),
+    "head_dim": Limits(1, 2**16),
+    "total_batch_size": Limits(1, 2**40, OFF),
+    "target_tokens": Limits(1, 1e18, OFF),
+    "target_flops": Limits(1, 1e30, OFF),
+    "target_param_data_ratio": Limits(1e-3, 1e6, OFF),
+    "scalar_lr": RATE,
+    "lr_scale": Limits(1e-9, 1e9),
+    "weight_decay": Limits(0, 1e9),
+    "warmup_steps": Limits(0, MOST),
+    "sample_every": Limits(1, MOST, NEVER),
+    "core_metric_every": Limits(1, MOST, NEVER),
+    "core_metric_max_per_task": Limits(1, MOST, OFF),
 }
 
 
@@ -122,19 +130,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.fp8:
         raise BaseTrainError("--fp8: 8-bit training is not offered here; without the flag a GPU trains in bfloat16")
-    for name, (least, most) in LIMITS.items():
-        value = getattr(args, name)
-        if value not in (None, -1) and not least <= value <= most:
-            flag = name.replace("_", "-")
-            raise BaseTrainError(f"--{flag} is {value:g}; give a number from {least:g} to {most:g}")
+    training_flags.require_numbers(args, LIMITS)
 
     from nanochat import distributed
     from nanochat.device import choose_device
 
     device = choose_device(args.device_type or "auto")
     with distributed.start(device.device.partition(":")[0]) as world:
+        training_flags.require_same_flags(args, world, device.device)
         if training_flags.resuming(args):
             args = training_flags.take_over(parser, argv, folder_of(args), world, device.device)
+            training_flags.require_numbers(args, LIMITS)
         return _train(args, training_flags.given_flags(parser(), argv), world)
 
 
@@ -146,21 +152,21 @@ def folder_of(args: argparse.Namespace) -> Path:
 def _train(args: argparse.Namespace, given: frozenset[str], world: World) -> int:
     from nanochat.training import last_record, train
     from nanochat.training_log import StepLog, closing
+    from nanochat.training_output import Output
     from nanochat.training_signals import StopRequest
-
-    def say(line: str) -> None:
-        if world.first:  # for people; between lines of JSON there is nothing else
-            print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
 
     folder = folder_of(args)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest(say))
+        stop = stack.enter_context(StopRequest(lambda line: output.say(line)))
+        # For people; between lines of JSON there is nothing else.
+        output = Output(stop.request, silent=not world.first, people=sys.stderr if args.json else None)
+        say = output.say
         setup, step_tokens = _prepare(args, given, world, stop, folder, say, stack)
         log = StepLog(setup.horizon, lambda: setup.loader.position, step_tokens, setup.state.training_time)
 
         def show(record: StepRecord) -> None:
-            if args.json and world.first:
-                print(record.to_line(), end="", flush=True)
+            if args.json:
+                output.record(record.to_line())
             for line in log.lines(record):
                 say(line)
 
@@ -187,7 +193,8 @@ def _prepare(
     from nanochat.records import METRICS_NAME, RecordWriter
     from nanochat.tokenizer import load_tokenizer
     from nanochat.training import Setup
-    from nanochat.training_checkpoints import Saver, entered, load_into, make_room, state_of
+    from nanochat.training_checkpoints import Saver, entered, load_into, state_of
+    from nanochat.training_folder import make_room
     from nanochat.training_plan import plan_pretraining
 
     device = parts.rank_device(args.device_type, world)
@@ -200,6 +207,12 @@ def _prepare(
         (speed_here,) = world.add([parts.fastest_products() if world.first else 0.0])
         args, sizes = training_sizes.fit(args, given, tokenizer.get_vocab_size(), speed_here, world.size)
     plan = plan_pretraining(args, tokenizer.get_vocab_size(), world.size)
+    world.require_same(
+        {"the training text": dataset.train.identity, "the validation text": dataset.val.identity,
+         "the tokenizer": tokenizer.fingerprint, "the step to go on from": resume, "the length": plan.horizon,
+         "the tokens of an update": plan.batch, "the run's settings": {**vars(args), **dict.fromkeys(PLACES)}},
+        device.device,
+    )  # fmt: skip
     into = entered(folder, plan.counts["total"], world, resume=resume, force=args.force, device=device.device)
     resumption = stack.enter_context(into)
     config = plan.config if resumption is None else _same_model(plan.config, resumption)
@@ -218,13 +231,16 @@ def _prepare(
         load_into(resumption, model, optimizer)
     state = state_of(resumption, plan.flops_per_token)
 
-    batches = DataLoader(
-        dataset.train, tokenizer, args.device_batch_size, config.sequence_len, rank=world.rank, world_size=world.size,
-        device=device.device, rows_per_step=plan.batch // config.sequence_len,
+    open_loader = functools.partial(
+        DataLoader, dataset.train, tokenizer, args.device_batch_size, config.sequence_len, rank=world.rank,
+        world_size=world.size, device=device.device, rows_per_step=plan.batch // config.sequence_len,
         state=None if resumption is None else resumption.loader or resumption.meta.get("dataloader_state_dict"),
     )  # fmt: skip
+    batches = open_loader()
     stack.callback(batches.close)
-    make_room(folder, resume, world, device.device)
+    loss = parts.batch_loss(model, speed.dtype, speed.compiled)
+    rehearsal = functools.partial(parts.rehearse, model, loss, open_loader)
+    make_room(folder, resume, world, device.device, rehearse=rehearsal)
     saver = Saver(
         folder, tokenizer, config, args.save_every, args.save_minutes,
         saved_step=state.step or None, saved_at=state.elapsed,
@@ -233,7 +249,7 @@ def _prepare(
              "speed": speed.facts(), "data": {"name": dataset.name, "identity": dataset.train.identity}},
     )  # fmt: skip
     setup = Setup(
-        model, optimizer, batches, plan.horizon, parts.batch_loss(model, speed.dtype, speed.compiled), plan.schedule,
+        model, optimizer, batches, plan.horizon, loss, plan.schedule,
         plan.momentum, plan.weight_decay, plan.accumulation, args.clip,
         looks=_looks(args, model, tokenizer, dataset, device, world, stop, say, speed.dtype), saver=saver,
         metrics=stack.enter_context(RecordWriter(folder / METRICS_NAME)) if world.first else None,

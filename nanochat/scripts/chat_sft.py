@@ -24,6 +24,7 @@ from nanochat.errors import exit_status
 from nanochat.optim_config import KINDS as OPTIMIZERS
 from nanochat.paths import run_folder
 from nanochat.sft_schedule import INIT_LR_FRAC
+from nanochat.training_flags import COMMON_LIMITS, MOST, NEVER, OFF, SHARE, Limits
 
 if TYPE_CHECKING:
     from nanochat.distributed import World
@@ -31,6 +32,23 @@ if TYPE_CHECKING:
     from nanochat.sft_setup import Prepared
     from nanochat.tasks.evaluation import TaskScore
 
+# What the number of each flag may be.
+LIMITS = {
+    **COMMON_LIMITS,
+    "model_step": Limits(0, MOST - 1),
+    "load_optimizer": Limits(0, 1),
+    "val_every": Limits(0, MOST),
+    "mmlu_epochs": Limits(0, MOST),
+    "gsm8k_epochs": Limits(0, MOST),
+    "total_batch_size": Limits(1, 2**40),
+    "init_lr_frac": Limits(0, 1e9),
+    "warmup_ratio": SHARE,
+    "ask": Limits(0, MOST),
+    "max_reply": Limits(1, 2**24),
+    "chatcore_every": Limits(1, MOST, NEVER),
+    "chatcore_max_cat": Limits(1, MOST, OFF),
+    "chatcore_max_sample": Limits(1, MOST, OFF),
+}
 DEFAULT_TASKS = "persona=2000,stories=2000,spelling=2000,counting=2000,arithmetic=2000"
 
 
@@ -102,12 +120,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Fine-tune, or go on with it, then ask."""
     args = parser().parse_args(argv)
+    training_flags.require_numbers(args, LIMITS)
 
     from nanochat import distributed
     from nanochat.device import choose_device
 
     device = choose_device(args.device_type or "auto")
     with distributed.start(device.device.partition(":")[0]) as world:
+        training_flags.require_same_flags(args, world, device.device)
         args, status, prepared = _train(args, argv, world)
     if prepared is not None and args.ask > 0 and world.first:  # the other ranks are not needed any more
         report(args, _ask(args, prepared))
@@ -121,21 +141,23 @@ def _train(
     from nanochat.sft_setup import choose_base, inherit, open_base, prepared
     from nanochat.training import last_record, train
     from nanochat.training_log import SFTLog, closing
+    from nanochat.training_output import Output
     from nanochat.training_signals import StopRequest
 
-    def say(line: str) -> None:
-        if world.first:  # for people; between lines of JSON there is nothing else
-            print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
-
+    stop = StopRequest(lambda line: output.say(line))
+    # For people; between lines of JSON there is nothing else.
+    output = Output(stop.request, silent=not world.first, people=sys.stderr if args.json else None)
+    say = output.say
     run, reason = choose_base(args)
     tag = run.folder.name if args.model_tag is None else args.model_tag
     folder = run_folder(training_flags.base_dir_of(args), "sft", tag)
     if training_flags.resuming(args):
         args = training_flags.take_over(parser, argv, folder, world)
+        training_flags.require_numbers(args, LIMITS)
     base = open_base(args, run, reason, say)
     inherit(args, base, say)
     given = training_flags.given_flags(parser(), argv)
-    with StopRequest(say) as stop, prepared(args, given, world, stop, folder, base, say) as ready:
+    with stop, prepared(args, given, world, stop, folder, base, say) as ready:
         setup = ready.setup
         loader = setup.loader
         log = SFTLog(
@@ -144,8 +166,8 @@ def _train(
         )  # fmt: skip
 
         def show(record: StepRecord) -> None:
-            if args.json and world.first:
-                print(record.to_line(), end="", flush=True)
+            if args.json:
+                output.record(record.to_line())
             for line in log.lines(record):
                 say(line)
 
@@ -166,7 +188,8 @@ def _ask(args: argparse.Namespace, prepared: Prepared) -> list[TaskScore]:
     from nanochat.training_signals import StopRequest
 
     asked = [task for task in prepared.tasks if len(task)]
-    with StopRequest() as stop:
+    leaving = "no more questions; the model is saved"
+    with StopRequest(lambda line: print(line, file=sys.stderr), lambda: leaving) as stop:
         return evaluate_tasks(
             prepared.model, prepared.tokenizer, asked, args.ask, max_tokens=args.max_reply, stop=lambda: bool(stop())
         )
@@ -183,7 +206,11 @@ def report(args: argparse.Namespace, scores: list[TaskScore]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:  # Rich would end the process here, as if something had failed
+            raise BrokenPipeError
+
+    console = Piped(highlight=False)
     table = Table(title="right answers: seen in training, and not")
     for heading in ("task", "seen", "unseen"):
         table.add_column(heading, justify="left" if heading == "task" else "right")

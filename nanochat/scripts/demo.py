@@ -12,6 +12,7 @@ been trained so far.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -28,8 +29,16 @@ if TYPE_CHECKING:
     from nanochat.demo import Event, Stage
     from nanochat.demo_report import Report
     from nanochat.records import StepRecord
+    from nanochat.training_output import Output
 
 LINE_SECONDS = 5.0  # between two lines where there is no terminal to draw in
+# What Ctrl-C does in each part.
+LEAVING = {
+    "tokenizer": "nothing is trained yet, so nothing is kept; leaving",
+    "base": "saving the base model, then leaving",
+    "sft": "saving the fine-tuned model beside the base model, then leaving",
+    "measure": "both models are saved; leaving without the rest of the judgement",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,20 +61,30 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demo and show it."""
     args = parser().parse_args(argv)
     from nanochat import demo
+    from nanochat.training_output import Output
     from nanochat.training_signals import StopRequest
 
     base_dir = paths.expand(args.base_dir) if args.base_dir else paths.workspace()
-    with StopRequest(lambda sentence: print(sentence, file=sys.stderr)) as stop:
+    stage = "tokenizer"
+    with StopRequest(lambda line: errors.say(line), lambda: LEAVING[stage]) as stop:
+        output, errors = Output(stop.request), Output(stop.request, people=sys.stderr)
         events = demo.run(demo.DemoConfig(args.budget, args.corpus, base_dir, args.model_tag, args.seed, stop=stop))
-        if args.json:
+
+        def followed() -> Iterator[Event]:
+            nonlocal stage
             for event in events:
-                print(json.dumps({"event": type(event).__name__, **asdict(event)}, default=str), flush=True)
+                stage = event.name if isinstance(event, demo.Stage) else stage
+                yield event
+
+        if args.json:
+            for event in followed():
+                output.record(json.dumps({"event": type(event).__name__, **asdict(event)}, default=str) + "\n")
         else:
-            _show(events, args.budget)
+            _show(followed(), args.budget, output)
     return stop.status
 
 
-def _show(events: Iterator[Event], budget: float) -> None:
+def _show(events: Iterator[Event], budget: float, output: Output) -> None:
     """Draw the events in a terminal; elsewhere print a line now and then. The report follows as text in both."""
     from rich.console import Console
     from rich.live import Live
@@ -75,20 +94,21 @@ def _show(events: Iterator[Event], budget: float) -> None:
     console = Console(highlight=False)
     view = View(budget)
     report = None
+    say = functools.partial(console.print, markup=False, soft_wrap=True) if console.is_terminal else output.say
     with Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else nullcontext() as live:
         for event in events:
             if isinstance(event, Report):
                 report = event
                 continue
             for line in view.update(event):
-                console.print(line, markup=False, soft_wrap=True)
+                say(line)
             if live is not None:
                 live.update(view.picture())
             elif line := view.line_now_and_then():
-                print(line, flush=True)
+                say(line)
     if report is not None:
         for line in report_lines(report):
-            console.print(line, markup=False, soft_wrap=True)
+            say(line)
 
 
 class View:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from nanochat import paths
 from nanochat.errors import exit_status
-from nanochat.fetch import SOURCES, Report, fetch_all, files, shard_urls
+from nanochat.fetch import SOURCES, FetchError, Patience, Report, fetch_all, files, shard_urls
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 SHARDS = 8  # nanochat's own first download, enough for a tokenizer and a small model
+MOST_TOLD = 50  # failures that get a line in the terminal
 URL_FOLDER = "downloads"  # below the base dir, for --url
 
 
@@ -56,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--base-dir", type=Path, help="base dir to write into (our workspace)")
     p.add_argument("--base-url", help="another address that has the shards, such as a mirror (Hugging Face)")
+    p.add_argument(
+        "--max-unstated",
+        type=float,
+        default=Patience.most_unstated / 1e9,
+        metavar="GB",
+        help="most that is taken of a file whose size the server does not state (2)",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object instead of words and bars")
     return p
 
@@ -65,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     base = paths.expand(args.base_dir) if args.base_dir else paths.workspace()
     source = SOURCES[args.dataset]
+    if not 0 < args.max_unstated <= 1e6:
+        raise FetchError(f"--max-unstated is {args.max_unstated:g}; give gigabytes, more than 0 and up to a million")
+    patience = Patience(most_unstated=round(args.max_unstated * 1e9))
     if args.url:
         urls, folder, expected = args.url, base / URL_FOLDER, 0
     else:
@@ -74,19 +85,19 @@ def main(argv: list[str] | None = None) -> int:
             source.shard_bytes,
         )
     if args.json:
-        report = fetch_all(urls, folder, args.num_workers, expected_bytes=expected)
+        report = fetch_all(urls, folder, args.num_workers, patience, expected_bytes=expected)
         print(
             json.dumps(
                 {"folder": str(folder), "fetched": report.fetched, "present": report.present, "failed": report.failed}
             )
         )
     else:
-        report = _with_bars(urls, folder, args.num_workers, expected)
+        report = _with_bars(urls, folder, args.num_workers, patience, expected)
         _tell(report)
     return 1 if report.failed else 0
 
 
-def _with_bars(urls: list[str], folder: Path, workers: int, expected: int) -> Report:
+def _with_bars(urls: list[str], folder: Path, workers: int, patience: Patience, expected: int) -> Report:
     """A line for all files and one for each that is coming."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -102,7 +113,7 @@ def _with_bars(urls: list[str], folder: Path, workers: int, expected: int) -> Re
     )
     with Progress(*columns, console=console, transient=True) as progress:
         try:
-            return fetch_all(urls, folder, workers, on_progress=_Bars(progress), expected_bytes=expected)
+            return fetch_all(urls, folder, workers, patience, on_progress=_Bars(progress), expected_bytes=expected)
         except KeyboardInterrupt:
             console.print("What arrived is kept: the same command goes on from here.")
             raise
@@ -127,10 +138,10 @@ def _tell(report: Report) -> None:
     print(f"{files(len(report.fetched))} fetched{size}, {there}.")
     if report.failed:
         print(f"{files(len(report.failed))} could not be fetched; the same command tries again:", file=sys.stderr)
-        for why in list(report.failed.values())[:5]:
+        for why in list(report.failed.values())[:MOST_TOLD]:
             print(f"  {why}", file=sys.stderr)
-        if len(report.failed) > 5:
-            print("  ...", file=sys.stderr)
+        if len(report.failed) > MOST_TOLD:
+            print(f"  and {files(len(report.failed) - MOST_TOLD)} more; --json names all", file=sys.stderr)
     else:
         print(f"{'It is' if len(report.fetched) + len(report.present) == 1 else 'All of them are'} in {report.folder}")
 

@@ -127,27 +127,35 @@ def show(folder: Path, tokenizer: Tokenizer, rows: list[Compression], references
     console.print(f"{tokenizer.get_vocab_size():,} tokens, from {folder}", markup=False, soft_wrap=True)
     here = [one for one in references if one.encoding is not None]
     table = Table(title="bytes a token (more is better)")
-    table.add_column("text")
-    for heading in ("bytes", "tokens", "ours", *(one.label for one in here), *(f"against {one.label}" for one in here)):
-        table.add_column(heading, justify="right")
+    table.add_column("text", overflow="fold")  # the column that gives way in a narrow terminal: no figure is cut
+    for heading in ("bytes", "tokens", "ours", *(one.label for one in here)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in here:
+        table.add_column(f"tokens saved, {one.label}", justify="right")
     by_text: dict[str, dict[str, Compression]] = {}
     for row in rows:
         by_text.setdefault(row.text, {})[row.tokenizer] = row
     for name, of in by_text.items():
         ours, others = of["ours"], [of[one.label] for one in here]
-        fewer = [f"{(other.tokens - ours.tokens) / max(other.tokens, 1):+.1%} tokens saved" for other in others]
+        fewer = [f"{(other.tokens - ours.tokens) / max(other.tokens, 1):+.1%}" for other in others]
         ratios = [f"{row.ratio:.2f}" for row in (ours, *others)]
         table.add_row(name, f"{ours.bytes:,}", f"{ours.tokens:,}", *ratios, *fewer)
     console.print(table)
+    # In a terminal, lines end between words, and a command to be copied stands alone. A log gets a line a sentence.
+    narrow = console.is_terminal
     for one in references:
-        console.print(f"{one.reason}.", markup=False, soft_wrap=True)
+        if narrow and one.command:
+            console.print(one.reason.removesuffix(one.command), markup=False)
+            console.print(f"  {one.command}", markup=False, soft_wrap=True)
+        else:
+            console.print(f"{one.reason}.", markup=False, soft_wrap=not narrow)
     best, worst = (choose(by_text, key=lambda name: by_text[name]["ours"].ratio) for choose in (max, min))
     console.print(
         f"Best on {best} ({by_text[best]['ours'].ratio:.2f} bytes a token), worst on {worst} "
         f"({by_text[worst]['ours'].ratio:.2f}): a tokenizer is good at what it was trained on. Train on your own "
         "kind of text, or with a larger --vocab-size, to see the figures move.",
         markup=False,
-        soft_wrap=True,
+        soft_wrap=not narrow,
     )
 
 
