@@ -134,7 +134,9 @@ def test_our_workspace_says_how_to_remove_it_and_theirs_does_not(monkeypatch):
 
 
 def test_a_foreign_kernels_package_is_one_sentence_and_the_rest_still_shows(monkeypatch):
-    monkeypatch.setattr(paths, "kernels_problem", lambda: "another package is in the way: run `pip uninstall kernels`.")
+    monkeypatch.setattr(
+        "nanochat.ui.home.kernels_problem", lambda: "another package is in the way: run `pip uninstall kernels`."
+    )
     page = _open()
     assert "is not what Python finds" in page.error[0].value
     words = _words(page)
@@ -147,7 +149,7 @@ def test_a_bug_becomes_a_sentence_and_a_line_in_the_log(monkeypatch):
     def broken(root: Root) -> RootReport:
         raise RuntimeError("a secret detail")
 
-    monkeypatch.setattr("nanochat.ui.roots.survey", broken)
+    monkeypatch.setattr("nanochat.ui.home.survey", broken)
     page = _open()
     assert page.error[0].value == "Something failed while looking for runs."
     assert "a secret detail" not in _words(page)
@@ -159,14 +161,14 @@ def test_an_error_of_ours_is_shown_as_it_is(monkeypatch):
     def refused(root: Root) -> RootReport:
         raise DeviceError("this is wrong: do that instead")
 
-    monkeypatch.setattr("nanochat.ui.roots.survey", refused)
+    monkeypatch.setattr("nanochat.ui.home.survey", refused)
     assert "this is wrong: do that instead" in _words(_open())
     assert not errors.log_file().exists()
 
 
 def test_a_log_that_cannot_be_written_is_said(monkeypatch):
     paths.workspace().write_text("a file where the workspace should be")
-    monkeypatch.setattr("nanochat.ui.roots.survey", lambda root: 1 / 0)
+    monkeypatch.setattr("nanochat.ui.home.survey", lambda root: 1 / 0)
     assert "could not be written" in _words(_open())
 
 

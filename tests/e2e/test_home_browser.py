@@ -1,74 +1,13 @@
-"""Home in a real browser: what only a browser shows. Without Chromium it skips and says how to get it."""
+"""Home in a real browser: what only a browser shows."""
 
-import os
 import re
-import shutil
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support import fixture_dirs
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-ROOT = Path(__file__).parents[2]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; on Debian or Ubuntu: apt-get install chromium"),
-]
-playwright = pytest.importorskip("playwright.sync_api", reason='no Playwright here: pip install -e ".[test]"')
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory) -> Iterator[str]:
-    """The app as the README starts it, with a real nanochat folder where there is one; gives its address."""
-    folder = tmp_path_factory.mktemp("browser")
-    real = fixture_dirs()
-    environment = os.environ | {
-        "NANOCHAT_LAB_DIR": str(folder / "lab"),
-        "NANOCHAT_BASE_DIR": str(real[-1] if real else folder / "nanochat"),
-    }
-    port = _free_port()
-    command = [sys.executable, "-m", "streamlit", "run", "Home.py", "--server.headless=true", f"--server.port={port}"]
-    with (folder / "app.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health", timeout=2).read()
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "app.log").read_text()
-                time.sleep(0.25)
-        else:
-            pytest.fail(f"the app did not answer within a minute: {(folder / 'app.log').read_text()}")
-        yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
+pytestmark = pytest.mark.browser
 
 
 def _open(browser, address: str, **options):

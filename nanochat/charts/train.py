@@ -1,0 +1,81 @@
+"""The curve of a training that runs: the loss, what a model that knows nothing has, and what no model gets below."""
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from nanochat.charts import CATEGORIES
+
+if TYPE_CHECKING:
+    import altair as alt
+
+STAGES = {"base": "pretraining", "sft": "fine-tuning"}
+
+
+def loss_curve(curve: pl.DataFrame, uniform: float | None, floor: float | None) -> "alt.LayerChart":
+    """Loss in nats a token over seconds, by stage.
+
+    curve: columns stage, time, loss, smooth (analysis/train.py). uniform: ln V. floor: nats a token.
+    """
+    import altair as alt
+
+    named = curve.with_columns(stage=pl.col("stage").replace(STAGES))
+    color = alt.Color(
+        "stage:N", title=None, scale=alt.Scale(domain=list(STAGES.values()), range=list(CATEGORIES[:2])),
+        legend=alt.Legend(orient="top"),
+    )  # fmt: skip
+    x = alt.X("time:Q", title="seconds")
+    top = max(filter(None, [uniform, curve["loss"].max()]), default=1.0)  # type: ignore[type-var]
+    scale = alt.Scale(domain=[0, float(top) * 1.05])  # type: ignore[arg-type]
+    base = alt.Chart(named)
+    layers: list[Any] = [
+        base.mark_line(opacity=0.3, strokeWidth=1, clip=True).encode(
+            x=x, y=alt.Y("loss:Q", title="loss, nats a token", scale=scale), color=color
+        ),
+        base.mark_line(strokeWidth=2, clip=True).encode(
+            x=x,
+            y=alt.Y("smooth:Q", scale=scale),
+            color=color,
+            tooltip=[
+                alt.Tooltip("step:Q", title="update", format=","),
+                alt.Tooltip("time:Q", title="seconds", format=".1f"),
+                alt.Tooltip("smooth:Q", title="loss, smoothed", format=".3f"),
+                alt.Tooltip("speed:Q", title="tokens a second", format=",.0f"),
+            ],
+        ),
+    ]
+    for value, words in ((uniform, "knows nothing: ln V"), (floor, "no model gets below this")):
+        if value is not None:
+            layers += _rule(value, f"{words} = {value:.2f}", scale)
+    return alt.LayerChart(layer=layers).properties(height=320)
+
+
+def _rule(value: float, words: str, scale: Any) -> list[Any]:
+    """A dashed line across the chart, with its meaning on it."""
+    import altair as alt
+
+    data = alt.Chart(pl.DataFrame({"y": [value], "words": [words]}))
+    return [
+        data.mark_rule(strokeDash=[6, 4], color="#7A8794").encode(y=alt.Y("y:Q", scale=scale)),
+        data.mark_text(align="right", dy=-6, color="#7A8794", fontSize=12).encode(
+            x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="words:N"
+        ),
+    ]
+
+
+def bpb_curve(curve: pl.DataFrame, floor: float | None) -> "alt.LayerChart":
+    """Bits a byte on text that the model was not trained on, at each evaluation. curve: columns time, step, bpb."""
+    import altair as alt
+
+    scale = alt.Scale(zero=True)
+    line = (
+        alt.Chart(curve.filter(pl.col("bpb").is_not_null()))
+        .mark_line(point=True, color=CATEGORIES[2])
+        .encode(
+            x=alt.X("time:Q", title="seconds"),
+            y=alt.Y("bpb:Q", title="bits a byte, new text", scale=scale),
+            tooltip=[alt.Tooltip("step:Q", title="update", format=","), alt.Tooltip("bpb:Q", format=".4f")],
+        )
+    )
+    rules = [] if floor is None else _rule(floor, f"no model gets below this = {floor:.3f}", scale)
+    return alt.LayerChart(layer=[line, *rules]).properties(height=200)

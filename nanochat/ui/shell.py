@@ -1,0 +1,39 @@
+"""What stands around every page: the browser tab's title, and the navigation, built from the catalog."""
+
+from typing import Any
+
+import streamlit as st
+
+from nanochat.ui import catalog, home
+
+SHELL = "shell"  # in the session's state once Home.py has run
+
+
+def navigation() -> Any:
+    """The sidebar with every page whose file is there; returns the page that was chosen, to be run."""
+    st.set_page_config(page_title="nanochat lab", page_icon=home.ICON, layout="wide")
+    # No url_path here: with one, a cold link to a page says "Page not found" and the page freezes.
+    sections: dict[str, list] = {"Start": [st.Page(home.draw, title="Home", icon=":material/home:", default=True)]}
+    for page in catalog.available():
+        sections.setdefault(page.section, []).append(st.Page(str(page.file), title=page.title, icon=page.icon))
+    st.session_state[SHELL] = True
+    return st.navigation(sections)
+
+
+def through_home() -> None:
+    """Make sure that Home.py has run before a page.
+
+    The folder is named `pages`, as Streamlit once wanted it. So a fresh server whose first visit is a link to a page
+    runs that page alone, until somebody calls st.navigation: this does, and runs again, through Home.py.
+    """
+    if SHELL not in st.session_state:
+        navigation()
+        st.rerun()
+
+
+def heading(stem: str, purpose: str | None = None) -> None:
+    """A page's title with its one-line purpose, from the catalog; the first call of every page."""
+    through_home()
+    page = next(page for page in catalog.PAGES if page.stem == stem)
+    st.title(page.title, anchor=False)
+    st.markdown(purpose or page.purpose)

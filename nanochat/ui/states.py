@@ -1,0 +1,37 @@
+"""What a page shows when it has nothing to show: what is missing, where it looked, the command, and a way on."""
+
+import shlex
+from collections.abc import Sequence
+
+import streamlit as st
+
+from nanochat.paths import roots
+from nanochat.ui import catalog
+from nanochat.ui.text import visible
+
+
+def go_to(stem: str, label: str | None = None, query: dict[str, str] | None = None) -> None:
+    """A link to another page, where that page exists; nothing where it does not."""
+    page = catalog.find(stem)
+    if page is not None:
+        st.page_link(str(page.file), label=label or page.title, icon=page.icon, query_params=query)
+
+
+def nothing_yet(
+    headline: str, missing: str, command: Sequence[str] | str, leads_to: Sequence[str] = ("train",)
+) -> None:
+    """A page without what it needs.
+
+    missing: one sentence, what is not there. command: what makes it, as typed in a terminal. leads_to: stems of pages
+    that make it too.
+    """
+    with st.container(border=True):
+        st.subheader(headline, anchor=False)
+        st.markdown(missing)
+        st.markdown("Looked in:")
+        for root in roots():
+            st.code(visible(str(root.path)), language=None, wrap_lines=True)
+        st.markdown("In a terminal, this makes one:")
+        st.code(command if isinstance(command, str) else shlex.join(command), language=None, wrap_lines=True)
+        for stem in leads_to:
+            go_to(stem)

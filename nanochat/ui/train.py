@@ -1,0 +1,278 @@
+"""The Train page's parts: the settings, a job that runs, and what to do with what it made."""
+
+import time
+from pathlib import Path
+
+import streamlit as st
+
+from nanochat import jobs, paths
+from nanochat.analysis import train
+from nanochat.analysis.train import CORPORA, KINDS, Follower, Plan, Progress, Settings
+from nanochat.ui.pickers import runs_by_id
+from nanochat.ui.states import go_to
+from nanochat.ui.text import visible
+
+PAGE = "train"
+POINTS = 600
+MORE = {  # flag -> (what it is, placeholder): what base_train and chat_sft share and a beginner need not know
+    "matrix-lr": ("Learning rate of the matrices", "0.02"),
+    "device-batch-size": ("Rows a device takes at once", "chosen by size"),
+    "total-batch-size": ("Tokens of one update", "chosen by time"),
+    "save-minutes": ("Minutes between checkpoints", "only at the end"),
+    "eval-every": ("Updates between evaluations", "chosen by time"),
+}
+LINKS = ("chat", "training_dashboard", "generation_explorer", "attention_visualizer", "checkpoint_browser")
+
+
+@st.cache_resource(show_spinner="Measuring how fast this machine multiplies")
+def machine_speed() -> float:
+    """FLOP/s, measured once a server."""
+    return train.probe()
+
+
+def settings_form() -> Settings | None:
+    """The settings as they stand; None where something is missing, which is said."""
+    kind = st.segmented_control(
+        "What",
+        list(KINDS),
+        default="demo",
+        key=f"{PAGE}_kind",
+        format_func=KINDS.__getitem__,
+        bind="query-params",
+        help="First model: a tokenizer, pretraining and fine-tuning in one go. Pretrain: a model that goes on with "
+        "text. Fine-tune: teach a pretrained model to answer.",
+    )
+    kind = kind or "demo"
+    left, right = st.columns(2)
+    with left:
+        minutes = st.slider("Minutes", 0.5, 60.0, 1.0, 0.5, key=f"{PAGE}_minutes", bind="query-params")
+    with right:
+        corpus, file = _corpus_input() if kind != "chat_sft" else ("stories", "")
+        depth, base_tag = 4, ""
+        if kind == "base_train":
+            depth = st.slider("Depth, in layers", 1, 12, 4, key=f"{PAGE}_depth", bind="query-params",
+                              help="The one dial: width, batch and rates follow from it.")  # fmt: skip
+        elif kind == "chat_sft":
+            chosen = _base_run()
+            if chosen is None:
+                return None
+            base_tag = chosen
+            file = st.text_input("Conversations (JSONL on this machine), empty for the built-in ones",
+                                 key=f"{PAGE}_data", bind="query-params")  # fmt: skip
+    tag, seed, flags = _more(kind)
+    return Settings(kind, minutes, corpus, file, depth, tag, base_tag, seed, flags)
+
+
+def _corpus_input() -> tuple[str, str]:
+    corpus = st.segmented_control(
+        "Text", list(CORPORA), default="stories", key=f"{PAGE}_corpus", format_func=CORPORA.__getitem__,
+        bind="query-params",
+    )  # fmt: skip
+    if corpus != "file":
+        return corpus or "stories", ""
+    path = st.text_input("Its path on this machine (.txt, .jsonl, or a folder)", key=f"{PAGE}_file")
+    upload = st.file_uploader("Or upload one", type=["txt", "jsonl"], key=f"{PAGE}_upload")
+    return corpus, str(_kept(upload.name, upload.getbuffer())) if upload is not None and not path else path
+
+
+def _kept(name: str, content: memoryview) -> Path:
+    """An upload as a file of the workspace, since a training outlives the page that holds it in memory."""
+    import hashlib
+
+    from nanochat.durable import publish, stage_bytes
+
+    ending = ".jsonl" if name.lower().endswith(".jsonl") else ".txt"
+    path = paths.workspace() / "uploads" / f"{hashlib.sha256(content).hexdigest()[:16]}{ending}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        publish(stage_bytes(path, content))  # type: ignore[arg-type]
+    return path
+
+
+def _base_run() -> str | None:
+    tags = [run.tag for root, run in runs_by_id().values() if root.ours and run.stage == "base" and run.steps]
+    if not tags:
+        st.info("Fine-tuning starts from a pretrained model, and the workspace has none: pretrain one first.")
+        return None
+    return st.selectbox("Pretrained run", tags, key=f"{PAGE}_base", format_func=visible, bind="query-params")
+
+
+def _more(kind: str) -> tuple[str, int, dict[str, str]]:
+    """(tag, seed, flags) from what most people leave as it is."""
+    with st.expander("More"):
+        tag = (
+            "" if kind == "chat_sft" else st.text_input("Name of the run", key=f"{PAGE}_tag", placeholder="a free one")
+        )
+        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key=f"{PAGE}_seed", help="The same seed, the same start.")
+        flags = {}
+        if kind != "demo":
+            for flag, (words, placeholder) in MORE.items():
+                value = st.text_input(words, key=f"{PAGE}_{flag}", placeholder=placeholder).strip()
+                if value:
+                    flags[flag] = value
+            st.caption("All flags there are: the command below takes them in a terminal.")
+    return tag.strip(), int(seed), flags
+
+
+def show_plan(plan: Plan) -> None:
+    """What the settings come to, before the start."""
+    with st.container(border=True):
+        for column, (name, value) in zip(st.columns(3), _figures(plan), strict=True):
+            column.metric(name, value)
+        st.code(plan.shell, language=None, wrap_lines=True)
+
+
+def _figures(plan: Plan) -> list[tuple[str, str]]:
+    return [
+        ("Parameters", "as the base model" if plan.parameters is None else f"{plan.parameters:,}"),
+        ("Tokens, about", "by its speed" if plan.tokens is None else _short(plan.tokens)),
+        ("Time, about", _clock(plan.seconds)),
+    ]
+
+
+def _short(number: float) -> str:
+    """Two digits that count, in words of size.
+
+    >>> _short(1_234_567)
+    '1.2 million'
+    """
+    for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, ",000")):
+        if number >= size:
+            value = number / size
+            return f"{value:.0f}{word}" if word == ",000" else f"{value:.1f}{word}"
+    return f"{number:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def follower(job: jobs.Job) -> Follower:
+    """The reader of this job's log, kept while this tab lives, so that each look costs what is new."""
+    kept = st.session_state.get(f"{PAGE}_follower")
+    if not isinstance(kept, Follower) or kept.job.id != job.id:
+        kept = st.session_state[f"{PAGE}_follower"] = Follower(job)
+    return kept
+
+
+def show_job(job: jobs.Job) -> None:
+    """A job as it stands: bar, figures, curve, what the model writes. Draws itself again each second while it lives."""
+    alive = jobs.status(job).alive
+    st.fragment(_draw_job, run_every="1s" if alive else None)(job, alive)
+
+
+def _draw_job(job: jobs.Job, was_alive: bool) -> None:
+    now = jobs.status(job)
+    progress = follower(job).look()
+    if was_alive and not now.alive:
+        st.rerun()  # the whole page: it offers other things now
+    with st.container(border=True):
+        st.subheader(visible(f"{job.title}: {job.facts.get('tag', '')}"), anchor=False)
+        if now.alive:
+            _bar(job, progress)
+        _curve(progress)
+        _samples(progress)
+        if now.alive:
+            _stop_buttons(job)
+        else:
+            _ending(job, now, progress)
+        with st.expander("What it says"):
+            st.code(visible_lines(progress.lines[-40:]) or "nothing yet", language=None, wrap_lines=True)
+
+
+def visible_lines(lines: tuple[str, ...]) -> str:
+    """Lines of a log, harmless."""
+    return "\n".join(visible(line) for line in lines)
+
+
+def _bar(job: jobs.Job, progress: Progress) -> None:
+    total = float(job.facts.get("seconds") or 60.0)
+    gone = time.time() - job.begun
+    left = max(total - gone, 0.0)
+    words = f"{progress.title or 'starting'}, {_clock(left)} left" if left else f"{progress.title}, about to end"
+    st.progress(min(gone / total, 1.0), text=words)
+
+
+def _curve(progress: Progress) -> None:
+    curve = progress.curve
+    if not len(curve):
+        return
+    import polars as pl
+
+    from nanochat.charts.train import bpb_curve, loss_curve
+
+    trained = curve.filter(pl.col("smooth").is_not_null())  # the last record of a stage has no batch, so no loss
+    last = (trained if len(trained) else curve).row(-1, named=True)
+    known = curve.filter(pl.col("bpb").is_not_null() & (pl.col("stage") == "base"))
+    bpb = None if known.is_empty() else known["bpb"][-1]
+    figures = [
+        ("Updates", f"{last['step']:,}"),
+        ("Loss, nats a token", "" if last["smooth"] is None else f"{last['smooth']:.3f}"),
+        ("Bits a byte, new text", "not yet" if bpb is None else f"{bpb:.4f}"),
+        ("Tokens a second", "" if last["speed"] is None else f"{last['speed']:,.0f}"),
+    ]
+    for column, (name, value) in zip(st.columns(4), figures, strict=True):
+        column.metric(name, value or "–")
+    thin = train.thinned(curve, POINTS)
+    st.altair_chart(
+        loss_curve(thin, progress.uniform, progress.floor_nats), alt="Training loss over time", height="content"
+    )
+    if len(known) > 1:
+        with st.expander("Bits a byte on new text"):
+            st.altair_chart(bpb_curve(known, progress.floor), alt="Bits a byte at each evaluation", height="content")
+    with st.expander("As a table"):
+        st.dataframe(thin.tail(50), hide_index=True, alt="The last updates")
+
+
+def _samples(progress: Progress) -> None:
+    if progress.samples:
+        step, text = progress.samples[-1]
+        st.markdown(f"**It writes, after {step:,} updates:**")
+        st.text(visible(text))
+
+
+def _stop_buttons(job: jobs.Job) -> None:
+    gentle, hard, _ = st.columns([2, 2, 4])
+    asked = f"{PAGE}_asked_{job.id}"
+    if gentle.button("Stop and save", key=f"{PAGE}_stop", disabled=asked in st.session_state):
+        jobs.stop(job)
+        st.session_state[asked] = True
+        st.rerun(scope="fragment")
+    if asked in st.session_state and hard.button("End at once", key=f"{PAGE}_kill", help="What is not saved is lost."):
+        jobs.stop(job, force=True)
+
+
+def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
+    """How it ended, and where to go from here."""
+    if now.state in ("failed", "lost"):
+        words = {"failed": "It failed.", "lost": "It ended without a word: it was killed, or the machine was."}
+        st.error(words[now.state], icon=":material/error:")
+        if progress.lines:
+            st.text(visible(progress.lines[-1]))
+        return
+    if progress.report is not None:
+        _report(progress.report)
+    st.markdown("**Stopped; what it had was saved.**" if now.state == "stopped" else "**Done. Now look inside:**")
+    stage, tag = (job.facts.get("stages") or ["base"])[-1], job.facts.get("tag", "")
+    with st.container(horizontal=True):
+        for stem in LINKS:
+            go_to(stem, query={f"{stem}_run": f"{stage}/{tag}"})
+    st.code(f"nanochat chat_cli -i {stage} -g {visible(str(tag))}", language=None)
+
+
+def _report(report: object) -> None:
+    """The demo's figures, each with its meaning."""
+    if not isinstance(report, dict):
+        return
+    writing = report.get("writing") or {}
+    figures = [("Bits a byte, new text", f"{report['val_bpb']:.4f}")]
+    if report.get("floor") is not None:
+        figures.append(("The floor", f"{report['floor']:.4f}"))
+    figures.append(("A 5-gram model", f"{report['ngram_bpb']:.4f}"))
+    if writing:
+        figures.append(("Stories all right, of 100", str(writing["accepted"])))
+    for column, (name, value) in zip(st.columns(len(figures)), figures, strict=True):
+        column.metric(name, value)
+    for question, answer in report.get("answers") or ():
+        st.text(visible(f"{question}  {answer}"))

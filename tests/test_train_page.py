@@ -1,0 +1,119 @@
+"""The Train page: a fresh machine, a job that runs, one that failed, one that ended, and settings that cannot be."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nanochat import jobs, paths
+from nanochat.analysis import train
+
+PAGE = Path(__file__).parents[1] / "pages" / "train.py"
+
+
+@pytest.fixture(autouse=True)
+def a_known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "probe", lambda: 1e11)
+
+
+def opened() -> AppTest:
+    page = AppTest.from_file(str(PAGE), default_timeout=30).run()
+    assert not page.exception
+    return page
+
+
+def words(page: AppTest) -> str:
+    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.metric]
+    return "\n".join(str(element.value) for element in [*elements, *page.error, *page.warning, *page.info])
+
+
+def a_job(state: str, *lines: dict | str) -> jobs.Job:
+    """A job as its supervisor would have left it."""
+    folder = jobs.folder_of_jobs() / "20260101-120000"
+    folder.mkdir(parents=True)
+    facts = {"kind": "demo", "tag": "demo", "stages": ["base", "sft"], "seconds": 68, "vocab_size": 1280}
+    job = {"id": folder.name, "title": "First model", "commands": [["x"]], "begun": time.time() - 100, "facts": facts}
+    (folder / jobs.JOB_NAME).write_text(json.dumps(job))
+    (folder / jobs.STATE_NAME).write_text(json.dumps({"state": state, "command": 0, "code": 1, "pid": 1}))
+    said = [item if isinstance(item, str) else json.dumps(item) for item in lines]
+    (folder / jobs.LOG_NAME).write_text("".join(item + "\n" for item in said))
+    return jobs.find(folder.name)
+
+
+STEPS = [
+    {"event": "Step", "stage": "base", "record": {"step": s, "time": s / 10, "tokens": s, "train_loss": 2.0,
+                                                  "smooth_loss": 2.5, "tokens_per_second": 9000.0}}
+    for s in range(5)
+]  # fmt: skip
+REPORT = {
+    "event": "Report", "val_bpb": 0.18, "floor": 0.17, "ngram_bpb": 0.34, "writing": {"accepted": 80},
+    "answers": [["Who are you?", "I am Pip."]],
+}  # fmt: skip
+
+
+def test_a_fresh_machine_sees_what_it_would_start() -> None:
+    page = opened()
+    assert "884,814" in words(page)
+    assert "nanochat demo --budget 60" in words(page)
+    assert page.button(key="train_start").label == "Start"
+
+
+def test_start_begins_a_job_and_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def start(title: str, commands, facts) -> jobs.Job:
+        started.append((title, commands, facts))
+        return a_job("running", *STEPS)
+
+    monkeypatch.setattr(jobs, "start", start)
+    page = opened()
+    page.button(key="train_start").click().run()
+    assert not page.exception
+    assert [(title, commands[0][0]) for title, commands, _ in started] == [("First model", "nanochat.scripts.demo")]
+    assert "First model: demo" in words(page)
+    assert "9,000" in words(page)
+
+
+def test_a_job_that_ended_leads_on() -> None:
+    a_job("finished", *STEPS, REPORT)
+    page = opened()
+    page.selectbox(key="train_job").set_value("20260101-120000").run()
+    shown = words(page)
+    assert "Done. Now look inside:" in shown
+    assert "I am Pip." in shown
+    assert "0.1800" in shown
+    assert "nanochat chat_cli -i sft -g demo" in shown
+
+
+@pytest.mark.parametrize(("state", "said"), [("failed", "It failed."), ("running", "It ended without a word")])
+def test_a_job_that_broke_says_why(state: str, said: str) -> None:
+    a_job(state, *STEPS, "the disk is full <script>alert(1)</script> \x1b[31m")
+    page = opened()
+    page.selectbox(key="train_job").set_value("20260101-120000").run()
+    assert said in words(page)
+    assert "the disk is full <script>" in "\n".join(text.value for text in page.text)
+    assert "\x1b" not in words(page)
+
+
+def test_settings_that_cannot_be_are_a_sentence_and_no_button() -> None:
+    page = opened()
+    page.text_input(key="train_tag").set_value("../up").run()
+    assert "cannot be a run's folder" in words(page)
+    assert not [button for button in page.button if button.key == "train_start"]
+
+
+def test_fine_tuning_says_what_it_needs() -> None:
+    page = opened()
+    page.segmented_control(key="train_kind").set_value("chat_sft").run()
+    assert "pretrain one first" in words(page)
+
+
+def test_a_broken_workspace_is_a_sentence() -> None:
+    paths.workspace().parent.mkdir(parents=True, exist_ok=True)
+    paths.workspace().write_text("no folder")
+    page = opened()
+    page.button(key="train_start").click().run()
+    assert not page.exception
+    assert "set NANOCHAT_LAB_DIR" in words(page)
