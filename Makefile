@@ -1,10 +1,12 @@
 # Every command of the project in one place. PYTHON names the interpreter: make test PYTHON=.venv/bin/python
+# OUT is the folder for the results of a GPU run.
 PYTHON ?= python
+OUT ?= gpu-results
 
-.PHONY: help check test prove demo app bench gpu
+.PHONY: help check test prove demo app bench gpu gpu-test gpu-bench
 
 help:            ## this list
-	@grep -E '^[a-z]+: +##' Makefile | sed 's/: *##/\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
 
 check:           ## style, format and types
 	$(PYTHON) -m ruff check .
@@ -27,6 +29,14 @@ bench:           ## speed of decoding and of training, each paired with a baseli
 	$(PYTHON) -m nanochat.benchmarks.engine
 	$(PYTHON) -m nanochat.benchmarks.training
 
-gpu:             ## checks of the GPU kernels
-	@echo "There is nothing to check on a GPU yet: every op of kernels/ has a PyTorch path only, no Triton kernel." >&2
-	@exit 1
+gpu: gpu-test gpu-bench          ## both of the next two, on a machine with an NVIDIA GPU
+
+gpu-test:        ## the kernels' tests on the GPU itself, not in Triton's interpreter
+	@$(PYTHON) -m nanochat.benchmarks.gpu_check
+	@mkdir -p "$(OUT)"
+	env -u TRITON_INTERPRET -u NANOCHAT_KERNELS timeout 530 $(PYTHON) -m pytest -q --junitxml "$(OUT)/kernel_tests.xml" \
+		tests/test_kernel_*_triton.py
+
+gpu-bench:       ## kernels beside their peers, then training and decoding with and without them; files go to OUT
+	@$(PYTHON) -m nanochat.benchmarks.gpu_check
+	env -u TRITON_INTERPRET -u NANOCHAT_KERNELS timeout 530 $(PYTHON) -m nanochat.benchmarks.gpu --out "$(OUT)"

@@ -331,7 +331,7 @@ def workers():
 
 def test_the_thread_ends_with_its_loader():
     split = Grouped([[texts_of([5] * 30)]])
-    loader = DataLoader(split, Words(), 1, 8)
+    loader = DataLoader(split, Words(), 1, 8, ahead=True)
     loader.next_batch()
     assert len(workers()) == 1
     loader.close()
@@ -339,11 +339,19 @@ def test_the_thread_ends_with_its_loader():
     assert not workers()
     with pytest.raises(DataLoaderError, match="closed"):
         loader.next_batch()
-    forgotten = DataLoader(split, Words(), 1, 8)
+    forgotten = DataLoader(split, Words(), 1, 8, ahead=True)
     forgotten.next_batch()
+    assert len(workers()) == 1
     del forgotten
     gc.collect()
     assert not workers()
+
+
+def test_beside_a_cpu_there_is_no_thread():
+    """It would take the cores that compute."""
+    with DataLoader(Grouped([[texts_of([5] * 30)]]), Words(), 1, 8) as loader:
+        loader.next_batch()
+        assert not workers()
 
 
 def test_an_interrupted_loader_keeps_its_state_and_gives_no_more():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import KernelInputError, qk_prep
+from kernels import KernelInputError, qk_prep, qk_prep_append
 from kernels.qk_prep import reference, torch_impl
 
 
@@ -115,6 +115,40 @@ def test_gradients() -> None:
         results.append(torch.autograd.grad(sum((o * w).sum() for o, w in zip(outputs, weights, strict=True)), (q, k)))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("positions", [2, [0, 5], [-1, 6], [-9, 2**40], [4, 4]])
+@pytest.mark.parametrize("path", [qk_prep_append, torch_impl.qk_prep_append, reference.qk_prep_append])
+def test_appending_stores_what_qk_prep_gives(path, positions: int | list[int]) -> None:
+    q, k = inputs(2, 3, 4, 2, 8, torch.float32)
+    v = k * 7
+    cos, sin = (x.float() for x in tables(3, 8))
+    memory = torch.arange(2 * 4 * 7 * 8, dtype=torch.float32).view(2, 4, 7, 8)
+    expected = memory.clone()
+    plain_q, plain_k = qk_prep(q, k, cos, sin, 1.2)
+    for b, start in enumerate([positions] * 2 if isinstance(positions, int) else positions):
+        for t in range(3):
+            if 0 <= start + t < 7:
+                expected[b, :, start + t] = torch.cat([plain_k[b, t], v[b, t]])
+    at = positions if isinstance(positions, int) else torch.tensor(positions)
+    got = path(q, k, v, cos, sin, 1.2, *memory.transpose(1, 2).split(2, dim=2), at)
+    torch.testing.assert_close(got, plain_q)
+    torch.testing.assert_close(memory, expected)
+
+
+def test_appending_takes_the_format_of_the_cache_and_can_be_compiled() -> None:
+    q, k = inputs(1, 2, 2, 1, 8, torch.float32)
+    tab = [x.float() for x in tables(2, 8)]
+    results = []
+    for function in (qk_prep_append, torch.compile(qk_prep_append, fullgraph=True, backend="aot_eager")):
+        caches = [torch.zeros(1, 4, 1, 8, dtype=torch.bfloat16) for _ in range(2)]
+        got = function(q, k, k, *tab, 1.0, *caches, torch.tensor([1]))
+        assert got.dtype == torch.bfloat16
+        results.append((got, *caches))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+    empty = [torch.zeros(1, 0, 1, 8) for _ in range(2)]
+    assert qk_prep_append(q, k, k, *tab, 1.0, *empty, torch.tensor([0])).shape == q.shape
 
 
 def test_inputs_are_left_alone() -> None:

@@ -10,6 +10,9 @@ B batch, Tq queries, Tk keys, H query heads, G kv heads, D head dim: q (B, Tq, H
 Source: Vaswani et al. 2017 (attention), Ainslie et al. 2023 (grouped heads), Beltagy et al. 2020 (sliding window).
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from kernels import backend
@@ -20,13 +23,16 @@ from kernels.checks import KernelInputError, check_heads, check_same, check_scal
 def attention(q: Tensor, k: Tensor, v: Tensor, *, window: int = -1, scale: float | None = None) -> Tensor:
     """Attention output (B, Tq, H, D) in q's dtype; differentiable in q, k and v.
 
-    window -1 is full causal attention. Raises KernelInputError (a ValueError) for shapes, dtypes, devices or
-    a window that do not fit.
+    window -1 is full causal attention. The Triton kernels are differentiable once. Raises KernelInputError (a
+    ValueError) for shapes, dtypes, devices or a window that do not fit.
     """
     _check(q, k, v, window, scale)
-    if backend.choose("attention", q.device, q.dtype, q.shape).name == "reference":
+    name = backend.choose("attention", q.device, q.dtype, q.shape).name
+    if name == "torch":
+        return torch_impl.attention(q, k, v, window, scale)
+    if name == "reference":
         return reference.attention(q, k, v, window, scale)
-    return torch_impl.attention(q, k, v, window, scale)
+    return _triton(q, k, v, window, q.shape[-1] ** -0.5 if scale is None else float(scale))[0]
 
 
 def attention_weights(q: Tensor, k: Tensor, *, window: int = -1, scale: float | None = None) -> Tensor:
@@ -36,6 +42,49 @@ def attention_weights(q: Tensor, k: Tensor, *, window: int = -1, scale: float | 
     """
     _check(q, k, k, window, scale)
     return reference.attention_weights(q, k, window, scale).float()
+
+
+@torch.library.custom_op("nanochat::attention", mutates_args=())
+def _triton(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
+    """The Triton kernel as one operation of PyTorch: o, and the logarithms to base 2 of the sums, (B, G, Tq H / G)."""
+    return _implementation(q).forward(q, k, v, window, scale)
+
+
+@_triton.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
+    sums = q.new_empty((q.shape[0], k.shape[2], q.shape[1] * (q.shape[2] // k.shape[2])), dtype=torch.float32)
+    return q.new_empty(q.shape), sums
+
+
+@torch.library.custom_op("nanochat::attention_backward", mutates_args=())
+def _triton_backward(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, window: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v."""
+    return _implementation(q).backward(do, q, k, v, o, lse, window, scale)
+
+
+@_triton_backward.register_fake
+def _(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, window: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, ctx.window, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output)
+
+
+def _gradients(ctx: Any, do: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *_triton_backward(do, *ctx.saved_tensors, ctx.window, ctx.scale), None, None
+
+
+_triton.register_autograd(_gradients, setup_context=_keep)
+
+
+def _implementation(q: Tensor) -> Any:
+    return backend.triton_impl("attention", "triton" if q.is_cuda else "interpret")
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float | None) -> None:

@@ -10,6 +10,7 @@ B batch, H query heads, G kv heads, D head dim, Tmax room in the cache: q (B, H,
 strides, lens (B,). Source: Vaswani et al. 2017; the cache is Shazeer 2019, section 2.4.
 """
 
+import torch
 from torch import Tensor
 
 from kernels import backend
@@ -31,17 +32,38 @@ def decode_attention(
     """Attention output (B, H, D) in q's dtype.
 
     lens: keys in use per row, an integer tensor (B,) on q's device, or one int for all rows. On a GPU its values are
-    never read back to the host. Raises KernelInputError (a ValueError) for shapes, dtypes, devices or a window that do
-    not fit.
+    never read back to the host. The Triton kernel has no gradient; the PyTorch path and the definition have one.
+    Raises KernelInputError (a ValueError) for shapes, dtypes, devices or a window that do not fit.
     """
     _check(q, k_cache, v_cache, window, scale)
     if isinstance(lens, Tensor):
         check_rows("decode_attention", "lens", lens, q.shape[0], q.device, floating=False)
     elif not isinstance(lens, int):
         raise KernelInputError(f"decode_attention: lens is {lens!r}; pass an integer tensor (B,) or one int")
-    if backend.choose("decode_attention", q.device, q.dtype, q.shape).name == "reference":
+    name = backend.choose("decode_attention", q.device, q.dtype, q.shape).name
+    if name == "torch":
+        return torch_impl.decode_attention(q, k_cache, v_cache, lens, window, scale)
+    if name == "reference":
         return reference.decode_attention(q, k_cache, v_cache, lens, window, scale)
-    return torch_impl.decode_attention(q, k_cache, v_cache, lens, window, scale)
+    if isinstance(lens, Tensor):
+        return _triton(q, k_cache, v_cache, lens, 0, window, scale)
+    return _triton(q, k_cache, v_cache, None, lens, window, scale)
+
+
+@torch.library.custom_op("nanochat::decode_attention", mutates_args=())
+def _triton(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lens: Tensor | None, length: int, window: int, scale: float | None
+) -> Tensor:
+    """The Triton kernels as one operation of PyTorch; `length` counts where `lens` is None."""
+    implementation = backend.triton_impl("decode_attention", "triton" if q.is_cuda else "interpret")
+    return implementation.decode_attention(q, k_cache, v_cache, lens, length, window, scale)
+
+
+@_triton.register_fake
+def _(
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, lens: Tensor | None, length: int, window: int, scale: float | None
+) -> Tensor:
+    return q.new_empty(q.shape)
 
 
 def _check(q: Tensor, k_cache: Tensor, v_cache: Tensor, window: int, scale: float | None) -> None:

@@ -15,6 +15,7 @@ Source: soft-capped logits, Gemma 2 (2024); gradients taken in the forward pass,
 
 import math
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,10 @@ def linear_softcap_cross_entropy(
     on a CPU for a target that is no row of w (a GPU would have to be waited for).
     """
     _check(x, w, targets, softcap, ignore_index, reduction)
-    if backend.choose(OP, x.device, x.dtype, x.shape).name == "reference":
+    name = backend.choose(OP, x.device, x.dtype, x.shape).name
+    if name in ("triton", "interpret"):
+        return _by_triton(x, w, targets, float(softcap), ignore_index, reduction)
+    if name == "reference":
         losses = reference.losses(x, w, targets, softcap, ignore_index)
         if reduction == "none":
             return losses
@@ -72,3 +76,100 @@ def _check(x: Tensor, w: Tensor, targets: Tensor, softcap: float, ignore_index: 
                 f"{OP}: a target is {int(wrong[0])}, but w has {w.shape[0]} rows; use tokens of this vocabulary, or "
                 f"{ignore_index} for a row without a loss"
             )
+
+
+def _by_triton(x: Tensor, w: Tensor, targets: Tensor, softcap: float, ignore_index: int, reduction: str) -> Tensor:
+    if reduction == "none":
+        return _losses(x, w, targets, softcap, ignore_index)
+    on = torch.is_grad_enabled()
+    total = _sum(x, w, targets, softcap, ignore_index, on and x.requires_grad, on and w.requires_grad)[0]
+    return total if reduction == "sum" else reference.mean(total, (targets != ignore_index).sum())
+
+
+def _run(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The Triton path: losses, dx, dw (see triton_impl.run)."""
+    return backend.triton_impl(OP, "interpret" if x.device.type == "cpu" else "triton").run(x, *arguments)
+
+
+def _or_empty(x: Tensor, *gradients: Tensor | None) -> tuple[Tensor, ...]:
+    """An operator's outputs are tensors: one without elements stands for a gradient that nobody wants."""
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+@torch.library.custom_op("nanochat::linear_softcap_cross_entropy_sum", mutates_args=())
+def _sum(
+    x: Tensor, w: Tensor, targets: Tensor, softcap: float, ignore_index: int, wants_x: bool, wants_w: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum of the losses, its dx, its dw): gradients are taken on the way, as torch_impl.py does."""
+    losses, dx, dw = _run(x, w, targets, None, softcap, ignore_index, wants_x, wants_w)
+    dx, dw = _or_empty(x, dx, dw)
+    return losses.sum(), dx, dw
+
+
+@_sum.register_fake
+def _(
+    x: Tensor, w: Tensor, targets: Tensor, softcap: float, ignore_index: int, wants_x: bool, wants_w: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx = x.new_empty(x.shape if wants_x else 0)
+    return x.new_empty((), dtype=torch.float32), dx, w.new_empty(w.shape) if wants_w else x.new_empty(0)
+
+
+def _keep_sum(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # nobody asks for the gradient of a gradient: no zeros as large as the weights
+    ctx.wants = inputs[-2:]
+    ctx.save_for_backward(*output[1:])
+
+
+def _sum_backward(ctx: Any, gradient: Tensor, *of_gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    if gradient is None:
+        return (None,) * 7
+    pairs = zip(ctx.saved_tensors, ctx.wants, strict=True)
+    return *(kept * gradient.to(kept.dtype) if wanted else None for kept, wanted in pairs), *(None,) * 5
+
+
+@torch.library.custom_op("nanochat::linear_softcap_cross_entropy_rows", mutates_args=())
+def _losses(x: Tensor, w: Tensor, targets: Tensor, softcap: float, ignore_index: int) -> Tensor:
+    """The loss of every row, (N,)."""
+    return _run(x, w, targets, None, softcap, ignore_index, False, False)[0]
+
+
+@_losses.register_fake
+def _(x: Tensor, w: Tensor, targets: Tensor, softcap: float, ignore_index: int) -> Tensor:
+    return x.new_empty(x.shape[0], dtype=torch.float32)
+
+
+@torch.library.custom_op("nanochat::linear_softcap_cross_entropy_rows_backward", mutates_args=())
+def _losses_gradients(
+    gradient: Tensor,
+    x: Tensor,
+    w: Tensor,
+    targets: Tensor,
+    softcap: float,
+    ignore_index: int,
+    wants_x: bool,
+    wants_w: bool,
+) -> tuple[Tensor, Tensor]:
+    """dx and dw where each row's loss has its own gradient: the chunks run again."""
+    dx, dw = _or_empty(x, *_run(x, w, targets, gradient, softcap, ignore_index, wants_x, wants_w)[1:])
+    return dx, dw
+
+
+@_losses_gradients.register_fake
+def _(gradient: Tensor, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    wants_x, wants_w = rest[-2:]
+    return x.new_empty(x.shape if wants_x else 0), w.new_empty(w.shape) if wants_w else x.new_empty(0)
+
+
+def _keep_losses(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.rest = inputs[3:]
+
+
+def _losses_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    wants = ctx.needs_input_grad[:2]
+    gradients = _losses_gradients(gradient, *ctx.saved_tensors, *ctx.rest, *wants)
+    return *(g if wanted else None for g, wanted in zip(gradients, wants, strict=True)), None, None, None
+
+
+_sum.register_autograd(_sum_backward, setup_context=_keep_sum)
+_losses.register_autograd(_losses_backward, setup_context=_keep_losses)

@@ -32,3 +32,26 @@ def qk_prep(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, gain: float) -> tupl
     if cos.dim() == 2:
         cos, sin = cos[:, None, :], sin[:, None, :]  # (T, 1, D/2)
     return norm(rotate(q, cos, sin)) * gain, norm(rotate(k, cos, sin)) * gain
+
+
+def qk_prep_append(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    gain: float,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    positions: Tensor | int,
+) -> Tensor:
+    """q prepared, in the caches' dtype; entry positions[b] + t of row b becomes token t, if there is such an entry."""
+    q, k = qk_prep(q, k, cos, sin, gain)
+    B, T, room = q.shape[0], q.shape[1], k_cache.shape[1]
+    start = torch.full((B,), positions, device=q.device) if isinstance(positions, int) else positions.to(torch.int64)
+    token = torch.arange(room, device=q.device) - start[:, None]  # (B, room): which new token belongs into an entry
+    new = ((token >= 0) & (token < T))[:, :, None, None]
+    row = torch.arange(B, device=q.device)[:, None]
+    for cache, x in ((k_cache, k), (v_cache, v)) if T else ():
+        cache.copy_(torch.where(new, x[row, token.clamp(0, T - 1)].to(cache.dtype), cache))
+    return q.to(k_cache.dtype)

@@ -32,6 +32,36 @@ def qk_prep(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, gain: float) -> tupl
     return y[:, :, :H], y[:, :, H:]
 
 
+def qk_prep_append(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    gain: float,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    positions: Tensor | int,
+) -> Tensor:
+    """q prepared, in the caches' dtype; prepared k and v join the caches. A GPU does not wait for a position."""
+    q, k = qk_prep(q, k, cos, sin, gain)
+    B, T, room = q.shape[0], q.shape[1], k_cache.shape[1]
+    if isinstance(positions, int):
+        k_cache.narrow(1, positions, T).copy_(k)
+        v_cache.narrow(1, positions, T).copy_(v)
+    elif T and room:
+        # A token outside the cache writes the entry at the edge once more, with the value that belongs there.
+        start = positions.to(torch.int64)[:, None]
+        entry = (start + torch.arange(T, device=q.device)).clamp(0, room - 1)  # (B, T)
+        token = entry - start
+        new = ((token >= 0) & (token < T))[:, :, None, None]
+        row = torch.arange(B, device=q.device)[:, None]
+        token = token.clamp(0, T - 1)
+        for cache, x in ((k_cache, k), (v_cache, v)):
+            cache[row, entry] = torch.where(new, x[row, token].to(cache.dtype), cache[row, entry])
+    return q.to(k_cache.dtype)
+
+
 def _turn_and_scale(x: Tensor, cos: Tensor, sin: Tensor, gain: float) -> tuple[Tensor, Tensor]:
     """The rotated heads (B, T, heads, D), and what norm and gain multiply each by (B, T, heads, 1)."""
     D = x.shape[-1]

@@ -30,6 +30,7 @@ min-p: Nguyen et al. 2024; Philox: Salmon et al. 2011.
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,12 +76,73 @@ def sample(
     _check_integer("step", step, logits, 0, 2**63, "0 or more")
     if not isinstance(softcap, Real) or not 0 <= softcap < math.inf:
         raise KernelInputError(f"sample: softcap is {softcap!r}; it is a finite number, 0 for none")
-    implementation = reference if _use_reference(logits) else torch_impl
+    name = backend.choose("sample", logits.device, logits.dtype, logits.shape).name
+    if name in ("triton", "interpret"):
+        return SampleResult(
+            *_launch(
+                logits.detach(),
+                *_given(temperature, 1.0),
+                *_given(top_k, 0),
+                *_given(top_p, 1.0),
+                *_given(min_p, 0.0),
+                *_given(seed, 0),
+                *_given(step, 0),
+                float(softcap),
+            )
+        )
+    implementation = reference if name == "reference" else torch_impl
     return implementation.sample(logits, temperature, top_k, top_p, min_p, seed, step, softcap)
 
 
-def _use_reference(logits: Tensor) -> bool:
-    return backend.choose("sample", logits.device, logits.dtype, logits.shape).name == "reference"
+def _given(value: Any, off: float) -> tuple[Any, Tensor | None]:
+    """(number, tensor) of a parameter as the operator's schema has it: the tensor counts if there is one."""
+    if isinstance(value, Tensor):
+        return off, value
+    if value is None:
+        return off, None
+    if type(off) is float:
+        return float(value), None
+    number = int(value)
+    return (number - 2**64 if number >= 2**63 else number), None  # a seed's 64 bits, as int64 holds them
+
+
+@torch.library.custom_op("nanochat::sample", mutates_args=())
+def _launch(
+    logits: Tensor,
+    temperature: float,
+    temperatures: Tensor | None,
+    top_k: int,
+    top_ks: Tensor | None,
+    top_p: float,
+    top_ps: Tensor | None,
+    min_p: float,
+    min_ps: Tensor | None,
+    seed: int,
+    seeds: Tensor | None,
+    step: int,
+    steps: Tensor | None,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The Triton kernels as one operator, which torch.compile keeps whole. It has no gradient: a token is no number."""
+    impl = backend.triton_impl("sample", "interpret" if logits.device.type == "cpu" else "triton")
+    given = impl.Given
+    result = impl.sample(
+        logits,
+        given(temperature, temperatures),
+        given(top_k, top_ks),
+        given(top_p, top_ps),
+        given(min_p, min_ps),
+        given(seed, seeds),
+        given(step, steps),
+        softcap,
+    )
+    return result.token, result.logprob, result.n_kept
+
+
+@_launch.register_fake
+def _(logits: Tensor, *parameters: Any) -> tuple[Tensor, Tensor, Tensor]:
+    token = logits.new_empty(logits.shape[0], dtype=torch.int64)
+    return token, logits.new_empty(logits.shape[0], dtype=torch.float32), torch.empty_like(token)
 
 
 def _check_real(

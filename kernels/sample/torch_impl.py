@@ -5,7 +5,7 @@ memory: its calls cost about a third and its float32 functions use wide vectors.
 
   greedy       argmax and the log-sum-exp, nothing else
   top-k        torch.topk, no sort; noise for the kept tokens alone
-  top-p        the largest 1,024 first, and a full sort only where their mass is not enough
+  top-p        the largest 128 first, then 1,024, and a full sort only where their mass is not enough
   no filter    noise for the whole vocabulary, four tokens per block
   small V      noise for the next steps at once, because a text will ask for them
 
@@ -15,6 +15,7 @@ B batch, V vocabulary.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,8 @@ from kernels.sample.reference import COLDEST, SampleResult
 Floats = NDArray[np.float32]
 
 LOWEST = np.finfo(np.float32).min
-HEAD = 1024  # how many of the largest logits top-p looks at first
+# How many of the largest logits top-p looks at before it sorts: a text mostly needs few, and few are found sooner.
+HEADS = (128, 1024)
 # Noise for one kept token costs a whole block of four: with more than this share kept, all blocks are cheaper.
 SPARSE_SHARE = 0.25
 
@@ -205,12 +207,18 @@ def _nucleus(
     weight = _exp_below(z, peaks)
     np.copyto(weight, 0, where=z < threshold[:, None])
     total = weight.sum(1, dtype=np.float64)
-    if head is None or max(k) > head.shape[1]:
-        head = _largest(z, min(HEAD, z.shape[1]))
     # A row's k-th place is the last it can need: what top-k keeps beyond it are ties with it, and no sort is due.
-    place = np.minimum(_reach(head, peaks, p * total), np.array(k) - 1)
-    result = head[np.arange(len(z)), np.minimum(place, head.shape[1] - 1)]
-    for row in np.flatnonzero(place == head.shape[1]):  # the head's mass was not enough
+    last = np.array(k) - 1
+    if head is not None and max(k) <= head.shape[1]:
+        largest: Iterator[Floats] = iter([head])
+    else:
+        largest = (_largest(z, min(size, z.shape[1])) for size in HEADS)
+    for top in largest:
+        place = np.minimum(_reach(top, peaks, p * total), last)
+        if (place < top.shape[1]).all():
+            break
+    result = top[np.arange(len(z)), np.minimum(place, top.shape[1] - 1)]
+    for row in np.flatnonzero(place == top.shape[1]):  # the head's mass was not enough
         # Tokens that all together weigh less than the mass left out cannot be needed: sort only the others.
         enough = weight[row] >= 0.5 * (1 - p[row]) * total[row] / z.shape[1]
         descending = -np.sort(-z[row, enough])[None]
