@@ -4,6 +4,8 @@ This file sets up the navigation (nanochat/ui/shell.py) and shows the chosen pag
 is needed: the page is there first, PyTorch follows in the background.
 """
 
+import streamlit as st
+
 from nanochat.ui import shell, warm
 
 
@@ -11,6 +13,7 @@ def main() -> None:
     """Set up the navigation and show the chosen page."""
     page = shell.navigation()
     warm.start()
+    st.session_state[shell.SHELL] = "home"
     page.run()
 
 

@@ -63,7 +63,7 @@ def _draw_pipeline(reports: list[RootReport]) -> None:
             st.markdown(f"{arrow}**{stage.title}**")
             st.caption(stage.what)
             _draw_state(stage)
-            go_to(stage.stem)
+            go_to(stage.stem, stage.label)
     step = next_step(reports)
     with st.container(border=True):
         st.markdown(f":material/flag: **Next:** {step.sentence}")

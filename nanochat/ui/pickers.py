@@ -98,9 +98,10 @@ def pick_run(
         "Run",
         list(fitting),
         key=f"{page}_run",
-        format_func=lambda name: visible(f"{name}  ({STAGES[fitting[name][1].stage]})"),
+        format_func=visible,  # the address holds what is shown, so what is shown is the id
         bind="query-params",
     )
+    st.caption(STAGES[fitting[name][1].stage])
     return fitting[name]
 
 

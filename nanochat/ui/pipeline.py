@@ -22,6 +22,7 @@ class Stage:
     state: str  # what this machine has
     there: bool
     stem: str  # the page it leads to
+    label: str  # of the link, short: five stand side by side
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def pipeline(reports: Sequence[RootReport]) -> tuple[Stage, ...]:
             "stories, made as needed" + (f", and {_many(shards, 'shard')}" if shards else ""),
             True,
             "dataset_inspector",
+            "Inspect",
         ),
         Stage(
             "Tokens",
@@ -56,14 +58,18 @@ def pipeline(reports: Sequence[RootReport]) -> tuple[Stage, ...]:
             _many(tokenizers, "tokenizer"),
             tokenizers > 0,
             "tokenizer_playground",
+            "Look",
         ),
-        Stage("Training", "Guess the next token, again and again.", _many(len(runs), "run"), bool(runs), "train"),
+        Stage(
+            "Training", "Guess the next token, again and again.", _many(len(runs), "run"), bool(runs), "train", "Train"
+        ),
         Stage(
             "Model",
             "Millions of numbers that guess well.",
             _many(checkpoints, "checkpoint"),
             checkpoints > 0,
             "checkpoint_browser",
+            "Browse",
         ),
         Stage(
             "Answer",
@@ -71,6 +77,7 @@ def pipeline(reports: Sequence[RootReport]) -> tuple[Stage, ...]:
             f"{_many(len(talking), 'model')} that can talk" if talking else "no model that can talk",
             bool(talking),
             "chat",
+            "Chat",
         ),
     )
 

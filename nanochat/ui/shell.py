@@ -6,7 +6,7 @@ import streamlit as st
 
 from nanochat.ui import catalog, home
 
-SHELL = "shell"  # in the session's state once Home.py has run
+SHELL = "shell"  # in the session's state: "home" from Home.py to the page that it runs, "asked" if a page asked for it
 
 
 def navigation() -> Any:
@@ -16,7 +16,6 @@ def navigation() -> Any:
     sections: dict[str, list] = {"Start": [st.Page(home.draw, title="Home", icon=":material/home:", default=True)]}
     for page in catalog.available():
         sections.setdefault(page.section, []).append(st.Page(str(page.file), title=page.title, icon=page.icon))
-    st.session_state[SHELL] = True
     return st.navigation(sections)
 
 
@@ -24,10 +23,15 @@ def through_home() -> None:
     """Make sure that Home.py has run before a page.
 
     The folder is named `pages`, as Streamlit once wanted it. So a fresh server whose first visit is a link to a page
-    runs that page alone, until somebody calls st.navigation: this does, and runs again, through Home.py.
+    runs that page alone, until somebody calls st.navigation: this does, and runs again, through Home.py. Where there is
+    no Home.py, in a test of one page, the page goes on by itself.
     """
-    if SHELL not in st.session_state:
-        navigation()
+    state = st.session_state.pop(SHELL, None)
+    if state == "home":
+        return
+    navigation()
+    st.session_state[SHELL] = "asked"
+    if state is None:
         st.rerun()
 
 

@@ -1,0 +1,305 @@
+"""Where lines come from: files and folders, plain, gzip or zstandard, parquet, and what a browser uploads.
+
+Everything ends in blocks of whole lines, a few megabytes each, with the byte offset and the number of the first line.
+So a file of any size takes a bounded amount of memory; one line without end is measured and not kept, and a packed file
+that grows out of all proportion is refused. Compression is told from the first bytes and not from the name.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nanochat.checkpoint_files import CheckpointError, location, open_regular, shown
+from nanochat.paths import expand
+from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
+
+BLOCK = 4 << 20  # bytes read at a time
+HEAD = 1 << 10  # bytes kept of a line that is too long
+MAX_RATIO = 200  # a packed file may grow this much; conversations grow about five times
+RATIO_FROM = 64 << 20  # unpacked bytes below which nobody minds
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".txt")
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard"}
+_TEXT_FORMS = {".txt": "text"}
+
+
+class InspectorError(ValueError):
+    """A data set cannot be inspected: one sentence with the file, what is wrong with it and what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to be read; opened anew whenever it is needed."""
+
+    name: str  # as a person knows it
+    form: str  # "jsonl", "parquet" or "text"
+    packed: str  # "", "gzip" or "zstandard"
+    size: int  # bytes on disk
+    stamp: int  # time of the last change in ns; 0 for an upload
+    path: Path | None = None
+    upload: Any = None  # a seekable binary file object, if it is no path
+
+    @property
+    def seekable(self) -> bool:
+        """Whether a line can be fetched by its offset, without reading all before it."""
+        return self.form == "jsonl" and not self.packed
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of one source."""
+
+    data: bytes  # lines with their line ends; the last line of a file may lack its own
+    first_line: int  # number of its first line, from 1
+    offset: int  # where it begins, in unpacked bytes
+    overlong: int = 0  # more than 0: `data` is only the head of one line of this many bytes
+
+
+def find_sources(names: Sequence[str | Path]) -> list[Source]:
+    """The files that names stand for; a folder stands for all data files directly in it, by name.
+
+    Raises InspectorError for what is not there, no regular file, or no text.
+    """
+    found: list[Source] = []
+    for name in names:
+        path = expand(name)
+        if path.is_dir():
+            inside = sorted(entry for entry in path.iterdir() if _is_data(entry) and entry.is_file())
+            if not inside:
+                kinds = ", ".join(SUFFIXES)
+                raise InspectorError(f"{location(path)}: no data file is in this folder; it takes {kinds}, .gz, .zst")
+            found += [_source(entry, f"{path.name}/{entry.name}") for entry in inside]
+        else:
+            found.append(_source(path, path.name))
+    if not found:
+        raise InspectorError("no file was named; give a JSONL file or a folder")
+    return found
+
+
+def upload_source(name: str, file: Any) -> Source:
+    """A file object from a browser as a source. Raises InspectorError."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(8192)
+    file.seek(0)
+    form, packed = _judge(name, Path(name), head, size)
+    return Source(name, form, packed, size, 0, upload=file)
+
+
+def _is_data(path: Path) -> bool:
+    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    return Path(name).suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _source(path: Path, name: str) -> Source:
+    with opened(path) as file:
+        status = os.fstat(file.fileno())
+        head = file.read(8192)
+    form, packed = _judge(location(path), path, head or b"", status.st_size)
+    return Source(name, form, packed, status.st_size, status.st_mtime_ns, path)
+
+
+def _judge(shown_name: str, path: Path, head: bytes, size: int) -> tuple[str, str]:
+    """Form and compression, from the first bytes and the name."""
+    name = shown(shown_name, 200)
+    if size == 0:
+        raise InspectorError(f"{name}: the file is empty; write one conversation a line")
+    packed = next((word for magic, word in PACKED.items() if head.startswith(magic)), "")
+    if head.startswith(b"PAR1"):
+        return "parquet", ""
+    suffix = Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
+    if suffix == ".parquet" or (not packed and path.suffix in (".gz", ".zst")):
+        raise InspectorError(f"{name}: the content is not what the name says; get the file again")
+    if not packed:
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise InspectorError(f"{name}: this is UTF-16; save it as UTF-8")
+        # A NUL byte can be a fault of a line; where no line begins as JSON does, this is something else.
+        lines = head.removeprefix(BOM).split(b"\n")
+        if b"\0" in head and not any(line.lstrip().startswith((b"{", b"[")) for line in lines):
+            raise InspectorError(f"{name}: this is a binary file and no text; name a JSONL file, saved as UTF-8")
+    return _TEXT_FORMS.get(suffix, "jsonl"), packed
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, open for reading. Raises InspectorError."""
+    try:
+        return open_regular(path)
+    except CheckpointError as error:
+        words = str(error).replace("give the path of a checkpoint folder", "give the path of a data file")
+        raise InspectorError(words.replace("put the file that belongs there", "name a data file")) from None
+
+
+class _Guarded:
+    """An unpacking stream that gives up on a file which grows too much, and turns errors into sentences."""
+
+    def __init__(self, source: Source, raw: BinaryIO) -> None:
+        self.source, self.raw, self.out = source, raw, 0
+        if source.packed == "zstandard":
+            import pyarrow as pa
+
+            self.stream: Any = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+        else:
+            self.stream = gzip.GzipFile(fileobj=raw)
+
+    def read(self, size: int) -> bytes:
+        name = shown(self.source.name, 200)
+        try:
+            data = self.stream.read(size)
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            reason = shown(str(error) or type(error).__name__)
+            raise InspectorError(f"{name}: it cannot be unpacked ({reason}); get the file again") from None
+        self.out += len(data)
+        if self.out > RATIO_FROM and self.out > MAX_RATIO * max(self.source.size, 1):
+            raise InspectorError(
+                f"{name}: {self.source.size:,} bytes unpack to more than {MAX_RATIO} times as much, as in a "
+                "decompression bomb; unpack it yourself if you trust it, and inspect the result"
+            )
+        return data
+
+
+def _raw(source: Source) -> BinaryIO:
+    if source.path is None:
+        source.upload.seek(0)
+        return source.upload
+    raw = opened(source.path)
+    require_unchanged(source, raw)
+    return raw
+
+
+def require_unchanged(source: Source, raw: BinaryIO) -> None:
+    """Refuse a file that is no longer the one that was found: offsets into it would be wrong. Raises InspectorError."""
+    if source.path is None:
+        return
+    status = os.fstat(raw.fileno())
+    if (status.st_size, status.st_mtime_ns) != (source.size, source.stamp):
+        raise InspectorError(
+            f"{shown(source.name, 200)}: the file changed while it was read; inspect it again when nobody writes to it"
+        )
+
+
+def blocks(source: Source, progress: Callable[[int], None] = lambda done: None, size: int = BLOCK) -> Iterator[Block]:
+    """All lines of a source. progress: told the bytes of the file on disk that were read. Raises InspectorError."""
+    if source.form == "parquet":
+        from nanochat.analysis.dataset_inspector.parquet import parquet_lines
+
+        yield from cut_blocks(_Joined(parquet_lines(source, progress)), size)
+        return
+    raw = _raw(source)
+    try:
+        stream = _Guarded(source, raw) if source.packed else raw
+        for block in cut_blocks(stream, size):
+            yield block
+            progress(raw.tell())
+        require_unchanged(source, raw)
+    except OSError as error:
+        raise InspectorError(
+            f"{shown(source.name, 200)}: reading failed ({shown(error.strerror)}); check the disk"
+        ) from None
+    finally:
+        if source.path is not None:
+            raw.close()
+
+
+class _Joined:
+    """Pieces of bytes as something to read from."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.pieces = pieces
+
+    def read(self, size: int) -> bytes:
+        return next(self.pieces, b"")
+
+
+def cut_blocks(stream: Any, size: int = BLOCK, limit: int = MAX_LINE_BYTES) -> Iterator[Block]:
+    """A stream as blocks of whole lines. A line beyond `limit` is swallowed up to its end and only its head kept."""
+    line, offset, rest = 1, 0, b""
+    while chunk := stream.read(size):
+        data = rest + chunk
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield Block(data[:cut], line, offset)
+            line += data.count(b"\n", 0, cut)
+            offset += cut
+            rest = data[cut:]
+        elif len(data) > limit:
+            length, rest = _swallow(stream, len(data), size)
+            yield Block(data[:HEAD], line, offset, overlong=length)
+            line, offset = line + 1, offset + length
+        else:
+            rest = data
+    if rest:
+        yield Block(rest, line, offset)
+
+
+def _swallow(stream: Any, length: int, size: int) -> tuple[int, bytes]:
+    """Read to the end of the line. Its bytes in all, and what was read of the next lines."""
+    while chunk := stream.read(size):
+        end = chunk.find(b"\n") + 1
+        if end:
+            return length + end, chunk[end:]
+        length += len(chunk)
+    return length, b""
+
+
+def lines_at(source: Source, places: Iterable[tuple[int, int, int]]) -> Iterator[bytes]:
+    """The lines at (line number, offset, bytes), in that order, which must be ascending; each with its line end.
+
+    A plain file is sought, any other is read once more. Of an over-long line comes the head alone.
+    """
+    if source.seekable:
+        raw = _raw(source)
+        try:
+            for _, offset, nbytes in places:
+                raw.seek(offset)
+                yield _exactly(raw, nbytes) if nbytes <= MAX_LINE_BYTES else raw.read(HEAD)
+            require_unchanged(source, raw)
+        finally:
+            if source.path is not None:
+                raw.close()
+        return
+    stream = blocks(source)
+    block: Block | None = None
+    end = 0
+    for number, offset, nbytes in places:
+        while block is None or offset >= end:
+            block = next(stream, None)
+            if block is None:
+                raise InspectorError(f"{shown(source.name, 200)}: line {number:,} is gone; inspect the file again")
+            end = block.offset + (block.overlong or len(block.data))
+        start = offset - block.offset
+        yield block.data[start : start + nbytes]
+
+
+def _exactly(raw: BinaryIO, size: int) -> bytes:
+    """`size` bytes; an unbuffered file may give fewer at a time."""
+    data = raw.read(size)
+    while len(data) < size and (more := raw.read(size - len(data))):
+        data += more
+    return data
+
+
+def copy_bytes(source: Source, offset: int, size: int, write: Callable[[bytes], object]) -> None:
+    """Hand the unpacked bytes from `offset` on to `write`, `size` of them and a line end. Raises InspectorError."""
+    raw = _raw(source)
+    last = b""
+    try:
+        if source.packed:
+            stream: Any = _Guarded(source, raw)
+            while offset and (skipped := stream.read(min(BLOCK, offset))):
+                offset -= len(skipped)
+        else:
+            stream = raw
+            raw.seek(offset)
+        while size and (last := stream.read(min(BLOCK, size))):
+            write(last)
+            size -= len(last)
+    finally:
+        if source.path is not None:
+            raw.close()
+    if not last.endswith(b"\n"):
+        write(b"\n")

@@ -1,0 +1,276 @@
+"""The conversation builder's editor: turns and parts that can be written, moved, added and removed, loaded and saved.
+
+The turns lie in the session's state as a list of ids; what is typed lies under the keys of the fields, so that moving
+a turn moves no text. `conversation()` puts both together.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import streamlit as st
+
+from nanochat import paths
+from nanochat.analysis import conversation_template_builder as builder
+from nanochat.analysis.train import KINDS
+from nanochat.conversation import PARTS, ROLES
+from nanochat.ui.errors import errors_as_sentences
+from nanochat.ui.states import go_to
+from nanochat.ui.text import visible
+
+PAGE = "conversation_template_builder"
+TURNS, NEXT = f"{PAGE}_turns", f"{PAGE}_next"  # [{"id", "parts": None or [id, ...]}, ...]; the next free id
+EXTRA = f"{PAGE}_extra"  # what a loaded conversation carries beside its messages: kept when it is saved
+TEMPLATES: dict[str, Callable[[], builder.Conversation]] = {
+    "Simple": lambda: builder.simple("What is 2+2?", "It's 4."),
+    "Multi-turn": lambda: builder.multi(
+        ["Who are you?", "A small language model.", "How small?", "A few million numbers."]
+    ),
+    "With a tool": lambda: builder.tool("What is 12*12?", "12*12", "144", "It is 144.", before="Let me calculate. "),
+}
+PART_NAMES = {"text": "says", "python": "runs code", "python_output": "gets the output"}
+
+
+def _field(kind: str, number: int) -> str:
+    return f"{PAGE}_{kind}_{number}"
+
+
+def _new_id() -> int:
+    number = st.session_state.get(NEXT, 0)
+    st.session_state[NEXT] = number + 1
+    return int(number)
+
+
+def load(value: Any) -> None:
+    """Put a conversation into the editor. Raises BuilderError for one that the editor has no fields for."""
+    turns = []
+    messages = builder.messages_of(value)
+    if not messages:
+        raise builder.BuilderError("there are no messages in it; a conversation is a list of roles and contents")
+    for index, message in enumerate(messages):
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        if role not in ROLES or not isinstance(content, str | list):
+            raise builder.BuilderError(
+                f"message {index + 1} has no known role or no content, so it cannot be edited; `nanochat "
+                "conversation_template_builder --validate FILE` says all that is wrong"
+            )
+        turn: dict[str, Any] = {"id": _new_id(), "parts": None}
+        st.session_state[_field("role", turn["id"])] = role
+        if isinstance(content, str):
+            st.session_state[_field("content", turn["id"])] = content
+        else:
+            turn["parts"] = [_load_part(part, index) for part in content]
+        turns.append(turn)
+    st.session_state[TURNS] = turns
+    st.session_state[EXTRA] = {k: v for k, v in value.items() if k != "messages"} if isinstance(value, dict) else {}
+
+
+def _load_part(part: Any, index: int) -> int:
+    kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else (None, None)
+    if kind not in PARTS or not isinstance(text, str):
+        raise builder.BuilderError(
+            f"message {index + 1} has a part without a known type or text; use {', '.join(PARTS)}"
+        )
+    number = _new_id()
+    st.session_state[_field("type", number)] = kind
+    st.session_state[_field("content", number)] = text
+    return number
+
+
+def conversation() -> builder.Conversation:
+    """What is in the editor."""
+    state = st.session_state
+    messages = []
+    for turn in state[TURNS]:
+        role = state.get(_field("role", turn["id"])) or "user"
+        content: Any = state.get(_field("content", turn["id"]), "")
+        if turn["parts"] is not None and role == "assistant":
+            content = [
+                {"type": state.get(_field("type", part)) or "text", "text": state.get(_field("content", part), "")}
+                for part in turn["parts"]
+            ]
+        messages.append({"role": role, "content": content})
+    return {**state.get(EXTRA, {}), "messages": messages}
+
+
+def draw_editor() -> None:
+    """All turns, and what can be done with them."""
+    if TURNS not in st.session_state:
+        load(TEMPLATES["Simple"]())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        for name, make in TEMPLATES.items():
+            st.button(name, key=f"{PAGE}_template_{name}", on_click=_use, args=(make,), icon=":material/note_add:")
+        _draw_load()
+    turns = st.session_state[TURNS]
+    for place, turn in enumerate(turns):
+        _draw_turn(place, turn, len(turns))
+    st.button("Add a turn", key=f"{PAGE}_add", on_click=_add, icon=":material/add:")
+
+
+def _use(make: Callable[[], builder.Conversation]) -> None:
+    load(make())
+
+
+def _add() -> None:
+    turns = st.session_state[TURNS]
+    number = _new_id()
+    last = st.session_state.get(_field("role", turns[-1]["id"])) if turns else "assistant"
+    st.session_state[_field("role", number)] = "assistant" if last == "user" else "user"
+    st.session_state[_field("content", number)] = ""
+    turns.append({"id": number, "parts": None})
+
+
+def _draw_turn(place: int, turn: dict[str, Any], count: int) -> None:
+    number = turn["id"]
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            role = st.segmented_control(
+                f"Role of turn {place + 1}",
+                ROLES,
+                key=_field("role", number),
+                label_visibility="collapsed",
+                persist_state="session",
+            )
+            for name, icon, step in (("Up", "arrow_upward", -1), ("Down", "arrow_downward", 1)):
+                st.button(
+                    f":material/{icon}:",
+                    key=_field(name, number),
+                    help=f"Move turn {place + 1} {name.lower()}",
+                    disabled=not 0 <= place + step < count,
+                    on_click=_move,
+                    args=(place, step),
+                    type="tertiary",
+                )
+            st.button(
+                ":material/delete:",
+                key=_field("remove", number),
+                help=f"Remove turn {place + 1}",
+                on_click=_remove,
+                args=(place,),
+                type="tertiary",
+            )
+        if turn["parts"] is not None and role == "assistant":
+            _draw_parts(place, turn)
+            return
+        st.text_area(
+            f"Text of turn {place + 1}",
+            key=_field("content", number),
+            height="content",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+        if role == "assistant":
+            st.button(
+                "Split into parts, for code and its output",
+                key=_field("split", number),
+                on_click=_split,
+                args=(turn,),
+                type="tertiary",
+                icon=":material/call_split:",
+            )
+
+
+def _draw_parts(place: int, turn: dict[str, Any]) -> None:
+    for index, part in enumerate(turn["parts"]):
+        with st.container(horizontal=True, vertical_alignment="top"):
+            st.selectbox(
+                f"Kind of part {index + 1} of turn {place + 1}",
+                list(PARTS),
+                key=_field("type", part),
+                format_func=lambda kind: PART_NAMES[kind],
+                label_visibility="collapsed",
+                persist_state="session",
+                width=150,
+            )
+            st.text_area(
+                f"Part {index + 1} of turn {place + 1}",
+                key=_field("content", part),
+                height="content",
+                label_visibility="collapsed",
+                persist_state="session",
+            )
+            st.button(
+                ":material/delete:",
+                key=_field("remove_part", part),
+                help=f"Remove part {index + 1} of turn {place + 1}",
+                on_click=turn["parts"].remove,
+                args=(part,),
+                type="tertiary",
+            )
+    st.button(
+        "Add a part", key=_field("add_part", turn["id"]), on_click=_add_part, args=(turn,), icon=":material/add:",
+        type="tertiary",
+    )  # fmt: skip
+
+
+def _move(place: int, step: int) -> None:
+    turns = st.session_state[TURNS]
+    turns[place], turns[place + step] = turns[place + step], turns[place]
+
+
+def _remove(place: int) -> None:
+    del st.session_state[TURNS][place]
+
+
+def _split(turn: dict[str, Any]) -> None:
+    number = _new_id()
+    st.session_state[_field("type", number)] = "text"
+    st.session_state[_field("content", number)] = st.session_state.get(_field("content", turn["id"]), "")
+    turn["parts"] = [number]
+
+
+def _add_part(turn: dict[str, Any]) -> None:
+    number = _new_id()
+    kinds = [st.session_state.get(_field("type", part)) for part in turn["parts"]]
+    following = {"text": "python", "python": "python_output"}.get(str(kinds[-1]) if kinds else "", "text")
+    st.session_state[_field("type", number)] = following
+    st.session_state[_field("content", number)] = ""
+    turn["parts"].append(number)
+
+
+def _draw_load() -> None:
+    with st.popover("Open", icon=":material/folder_open:"):
+        path = st.text_input("A .json or .jsonl file on this machine", key=f"{PAGE}_load_path")
+        line = st.number_input("Line of a .jsonl file", 1, key=f"{PAGE}_load_line")
+        upload = st.file_uploader("Or upload one conversation", type=["json", "jsonl"], key=f"{PAGE}_upload")
+        if st.button("Open it", key=f"{PAGE}_load"):
+            with errors_as_sentences("opening a conversation"):
+                if upload is not None:
+                    load(builder.parse(upload.getvalue(), upload.name, int(line)))
+                elif path:
+                    load(builder.load(path, int(line) if path.endswith("l") else None))
+                else:
+                    raise builder.BuilderError("no file was named; give its path, or upload one")
+                st.rerun()
+
+
+def draw_save(value: builder.Conversation) -> None:
+    """Download, save to a file of its own, append to a dataset, and on to training."""
+    st.download_button(
+        "Download", json.dumps(value, ensure_ascii=False, indent=2, default=str), "conversation.json",
+        "application/json", key=f"{PAGE}_download", icon=":material/download:", on_click="ignore",
+    )  # fmt: skip
+    with st.form(f"{PAGE}_save_form", border=True):
+        path = st.text_input(
+            "Save to a file of its own", str(paths.workspace() / "conversations" / "conversation.json"),
+            key=f"{PAGE}_save_path", persist_state="session",
+        )  # fmt: skip
+        replace = st.checkbox("Replace the file if it is there", key=f"{PAGE}_replace")
+        if st.form_submit_button("Save", key=f"{PAGE}_save"):
+            with errors_as_sentences("saving the conversation"):
+                st.success(f"Saved to {visible(str(builder.save(path, value, replace)))}")
+    with st.form(f"{PAGE}_append_form", border=True):
+        path = st.text_input(
+            "Append to a dataset", str(paths.workspace() / "conversations" / "chats.jsonl"),
+            key=f"{PAGE}_append_path", persist_state="session",
+            help="One conversation a line. Only one that is fit for training is added.",
+        )  # fmt: skip
+        if st.form_submit_button("Append", type="primary", key=f"{PAGE}_append"):
+            with errors_as_sentences("adding the conversation"):
+                number = builder.append(path, value)
+                st.success(f"Added to {visible(path)} as line {number:,}.")
+    if paths.expand(path).is_file():
+        full = str(paths.expand(path).absolute())
+        # The address of a choice is its label, not its name.
+        go_to("train", "Fine-tune on this", {"train_kind": KINDS["chat_sft"], "train_data": full})
+        go_to("dataset_inspector", "Inspect this dataset", {"dataset_inspector_path": full})

@@ -1,0 +1,333 @@
+"""The tabs of a report on conversations: problems, lengths, rows, breakdown, files."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from nanochat.ui.chips import Chip, chips
+from nanochat.ui.dataset_inspector import RAW, ROWS, key
+from nanochat.ui.text import visible
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from nanochat.analysis.dataset_inspector import Report, Row
+    from nanochat.tokenizer import Tokenizer
+
+ANY = "any kind"
+
+
+def problems(report: Report) -> None:
+    """Every line with an issue, a page at a time."""
+    from nanochat.analysis.dataset_inspector import issue_rows, issues, kind_table
+    from nanochat.charts.dataset_inspector import kinds_chart
+
+    if not report.kind_counts:
+        st.markdown("No format issues found. Dataset looks good.")
+        return
+    kinds = kind_table(report)
+    left, right = st.columns(2)
+    with left:
+        st.altair_chart(kinds_chart(kinds), alt="Lines with each kind of issue", width="stretch")
+    with right:
+        st.dataframe(kinds.to_dicts(), hide_index=True, alt="Kinds of issues with their remedies")
+    kind = st.selectbox("Show lines with", [ANY, *kinds["kind"]], key=key("kind"), bind="query-params")
+    rows = issue_rows(report, None if kind == ANY else kind)
+    shown = _page(rows, "problems", "lines")
+    table = [
+        {
+            "file": visible(one.file),
+            "line": one.line,
+            "severity": one.severity,
+            "kinds": ", ".join(one.kinds),
+            "what is wrong": visible(one.detail),
+            "what to do": one.remedy,
+        }
+        for one in issues(report, shown)
+    ]
+    columns = [name for name in table[0] if name != "file" or len(report.sources) > 1]
+    picked = st.dataframe(
+        table,
+        hide_index=True,
+        column_order=columns,
+        key=key("issues"),
+        on_select="rerun",
+        selection_mode="single-row",
+        alt="Lines with issues",
+    )
+    chosen = picked.selection.rows
+    if chosen and chosen[0] < len(shown):
+        _raw(report, int(shown[chosen[0]]))
+    else:
+        st.caption("Select a line to see it.")
+
+
+def _raw(report: Report, number: int) -> None:
+    """A line as it stands in the file."""
+    from nanochat.analysis.dataset_inspector import rows_of
+
+    row = rows_of(report, [number])[0]
+    text = row.data[: 4 * RAW].decode(errors="replace").rstrip("\n")
+    st.code(visible(text[:RAW]), language=None, wrap_lines=True)
+    if row.nbytes > len(text[:RAW].encode()) + 2:
+        st.caption(f"The beginning of {row.nbytes:,} bytes.")
+
+
+def lengths(report: Report) -> None:
+    """How long conversations are, and which sequence length suits them."""
+    from nanochat.analysis.dataset_inspector import length_bins
+    from nanochat.charts.dataset_inspector import PICKED, choices_chart, length_chart
+
+    bins, unit = length_bins(report)
+    if not len(bins):
+        st.markdown("No conversation without an error.")
+        return
+    st.markdown(report.insight)
+    picked = st.altair_chart(
+        length_chart(bins, unit, clickable=True),
+        key=key("histogram"),
+        on_select="rerun",
+        alt=f"How many conversations have how many {unit}",
+        width="stretch",
+    )
+    points = picked.selection.get(PICKED) or []
+    st.session_state[key("bar")] = (points[0]["low"], points[0]["high"], unit) if points else None
+    if points:
+        low, high = points[0]["low"], points[0]["high"]
+        st.caption(f"The tab Rows shows the conversations of {low:,} to below {high:,} {unit}.")
+    else:
+        st.caption("Click a bar to see its conversations in the tab Rows.")
+    with st.expander("As a table"):
+        st.dataframe(bins.to_dicts(), hide_index=True)
+    if report.tokens is not None:
+        st.subheader(f"Sequence length: {report.tokens.recommended:,}", anchor=False)
+        st.markdown(f"Recommended, because {report.tokens.reason}.")
+        choices = report.tokens.choices
+        if len(choices) > 1:
+            chart = choices_chart(choices, report.tokens.recommended)
+            st.altair_chart(chart, alt="What each sequence length cuts off and leaves empty", width="stretch")
+        percent = st.column_config.NumberColumn(format="percent")
+        shares = ("cut_share", "lost_share", "empty_share", "filled", "padded")
+        names = {
+            "length": "tokens a row",
+            "cut": "conversations cut",
+            "cut_share": "cut",
+            "lost_share": "lost of what is learnt",
+            "empty_share": "left with none",
+            "rows": "rows when packed",
+            "filled": "filled when packed",
+            "padded": "filled unpacked",
+        }
+        columns = {names[name]: percent for name in shares}
+        st.dataframe(choices.rename(names).to_dicts(), hide_index=True, column_config=columns)
+    st.subheader("Messages in characters", anchor=False)
+    table = [
+        {"role": role, "messages": one.count, "min": one.min, "mean": round(one.mean, 1), "max": one.max}
+        | {f"{share} %": value for share, value in one.percentiles.items()}
+        for role, one in report.message_chars.items()
+    ]
+    st.dataframe(table, hide_index=True, alt="Lengths of messages by role")
+
+
+def rows(report: Report, tokenizer: Tokenizer | None) -> None:
+    """Conversations to read: at random, in order, by a search, or of the bar that was clicked."""
+    from nanochat.analysis.dataset_inspector import rows_of, sample
+    from nanochat.analysis.dataset_inspector.text import preview
+
+    bar = st.session_state.get(key("bar"))
+    ways = ["Random", "In order", "Search", *(["Bar"] if bar else [])]
+    way = st.segmented_control("Rows", ways, default="Bar" if bar else "Random", required=True, key=key("way"))
+    if way == "Random":
+        seed = st.number_input("Draw", 0, 1_000_000, 0, key=key("seed"), help="Another number, other rows.")
+        found = sample(report, 10, int(seed))
+    elif way == "Search":
+        found = _search(report)
+    else:
+        query = _lengths_between(report, bar) if way == "Bar" and bar else report.index.fit()
+        numbers = report.index.collect(query.select("row"))["row"].sort()
+        found = rows_of(report, _page(numbers, "rows", "conversations"))
+    if not found:
+        st.caption("None.")
+        return
+    table = [
+        {"file": visible(report.sources[row.file].name), "line": row.line, "begins": visible(preview(row))}
+        for row in found
+    ]
+    columns = [name for name in table[0] if name != "file" or len(report.sources) > 1]
+    picked = st.dataframe(
+        table,
+        hide_index=True,
+        column_order=columns,
+        key=key("table"),
+        on_select="rerun",
+        selection_mode="single-row",
+        alt="Conversations",
+    )
+    chosen = picked.selection.rows[0] if picked.selection.rows and picked.selection.rows[0] < len(found) else 0
+    _open(report, found[chosen], tokenizer)
+
+
+def _search(report: Report) -> list[Row]:
+    from nanochat.analysis.dataset_inspector import rows_of, search
+
+    text = st.text_input("Text", key=key("search"), placeholder="a word, whatever its case")
+    if not text:
+        return []
+    with st.spinner("Searching"):
+        return rows_of(report, search(report, text, ROWS))
+
+
+def _lengths_between(report: Report, bar: tuple[int, int, str]) -> pl.LazyFrame:
+    import polars as pl
+
+    low, high, unit = bar
+    value = pl.col("chars").cast(pl.Float64)
+    if unit == "tokens" and report.tokens is not None:
+        value = pl.col("specials") + pl.col("chars") * report.tokens.per_char
+    return report.index.fit().filter((value.round() >= low) & (value.round() < high))
+
+
+def _page(numbers: pl.Series, name: str, what: str) -> pl.Series:
+    """One page of row numbers, with a pager where there are more."""
+    pages = -(-len(numbers) // ROWS)
+    if pages <= 1:
+        return numbers
+    widget = key(f"{name}_page")
+    if st.session_state.get(widget, 1) > pages:  # another kind has fewer lines
+        st.session_state[widget] = pages
+    with st.container(horizontal=True, vertical_alignment="center"):
+        start = (st.pagination(pages, key=widget) - 1) * ROWS
+        st.caption(f"{start + 1:,} to {min(start + ROWS, len(numbers)):,} of {len(numbers):,} {what}", width="content")
+    return numbers.slice(start, ROWS)
+
+
+def _open(report: Report, row: Row, tokenizer: Tokenizer | None) -> None:
+    """A row as a chat, and as the tokens that a model is trained on."""
+    st.subheader(f"Line {row.line:,}", anchor=False)
+    if row.kinds and row.row in report.issues["row"]:
+        from nanochat.analysis.dataset_inspector import issues
+
+        for issue in issues(report, report.issues["row"].filter(report.issues["row"] == row.row)):
+            st.warning(visible(issue.detail), icon=":material/warning:")
+    try:
+        value = row.value()
+        messages = value["messages"] if isinstance(value, dict) else value
+        parts = [(message["role"], message["content"]) for message in messages]
+    except (ValueError, KeyError, TypeError, RecursionError):  # a search finds bad lines too
+        _raw(report, row.row)
+        return
+    for role, content in parts:
+        with st.chat_message("assistant" if role == "assistant" else "user"):
+            st.caption(visible(str(role)))
+            for part in content if isinstance(content, list) else [content]:
+                st.text(_visible_lines(part if isinstance(part, str) else f"{part.get('type')}: {part.get('text')}"))
+    if tokenizer is not None:
+        _tokens(value, tokenizer)
+
+
+def _visible_lines(text: str) -> str:
+    return "\n".join(visible(line) for line in text[: 10 * RAW].split("\n"))
+
+
+def _tokens(value: Any, tokenizer: Tokenizer) -> None:
+    from nanochat.conversation import ConversationError, segments
+
+    try:
+        layout = segments(value)
+    except ConversationError:
+        return
+    tokens: list[Chip] = []
+    for one in layout:
+        ids = [tokenizer.encode_special(one.text)] if one.special else tokenizer.encode(one.text)
+        style = "supervised" if one.supervised else "context"
+        tokens += [Chip(one.text if one.special else tokenizer.decode([token]), token, style=style) for token in ids]
+    learned = sum(token.style == "supervised" for token in tokens)
+    st.caption(f"{len(tokens):,} tokens, {learned:,} of them the model learns to write.")
+    legend = {"supervised": "the model learns to write this", "context": "it only reads this"}
+    chips(tokens, key=key("chips"), label="Tokens of this conversation", legend=legend)
+
+
+def breakdown(report: Report) -> None:
+    """Figures by file and by an extra field."""
+    if report.options.by is not None:
+        st.subheader(visible(f"By {report.options.by}"), anchor=False)
+        _groups(report.groups)
+    elif report.fields:
+        names = ", ".join(visible(name) for name in islice(report.fields, 20))
+        st.text(f"Lines have fields of their own: {names}. Name one under “What to look for” to break down by it.")
+    else:
+        st.text("The lines have no fields of their own to break down by.")
+    st.subheader("By file", anchor=False)
+    _groups(report.files)
+    st.subheader("Repetitions", anchor=False)
+    st.text(f"{len(report.duplicates):,} lines equal an earlier one.")
+    st.text(f"{report.normalised_duplicates:,} more differ from an earlier one in case and blanks only.")
+    if report.near is not None:
+        st.text(f"{len(report.near):,} conversations are nearly the same as an earlier one.")
+    if report.overlap is not None:
+        st.text(f"{len(report.overlap):,} conversations share 13 words in a row with the file.")
+    for title, frame in (("Secrets", report.secrets), ("Maybe personal data", report.personal)):
+        if frame is not None and len(frame):
+            st.subheader(title, anchor=False)
+            table = [{name: visible(str(cell)) for name, cell in row.items()} for row in frame.head(ROWS).to_dicts()]
+            st.dataframe(table, hide_index=True, alt=title)
+
+
+def _groups(frame: pl.DataFrame) -> None:
+    table = [
+        row | {"group": visible(row["group"])} for row in frame.sort("share", descending=True).head(ROWS).to_dicts()
+    ]
+    share = {"share": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)}
+    st.dataframe(table, hide_index=True, column_config=share, alt="Figures by group")
+
+
+def files(report: Report) -> None:
+    """The data set to take away: clean, rejected, repaired, and the list of issues."""
+    from nanochat.analysis.dataset_inspector import PARTS
+
+    words = {
+        "clean": "Every line that can be trained on, byte for byte.",
+        "rejected": "Every line that cannot, byte for byte. With the clean ones that is all but blank lines.",
+        "repaired": "The clean lines, and those that a small repair made good: NUL bytes, merged messages, a last "
+        "message without a reply.",
+    }
+    for part in PARTS:
+        st.markdown(words[part])
+        st.download_button(
+            f"Download {part}.jsonl",
+            partial(_exported, report, part),
+            f"{part}.jsonl",
+            "application/jsonl",
+            key=key(part),
+            icon=":material/download:",
+            on_click="ignore",
+        )
+    st.markdown("Every line with an issue, one JSON object each: line, kinds, message, detail, remedy.")
+    st.download_button(
+        "Download issues.jsonl",
+        partial(_issues, report),
+        "issues.jsonl",
+        "application/jsonl",
+        key=key("issues_file"),
+        icon=":material/download:",
+        on_click="ignore",
+    )
+    st.caption("In a terminal: nanochat dataset_inspector FILE --clean clean.jsonl --rejects rejected.jsonl")
+
+
+def _exported(report: Report, part: str) -> bytes:
+    from nanochat.analysis.dataset_inspector import export
+
+    data = bytearray()
+    export(report, part, data.extend)
+    return bytes(data)
+
+
+def _issues(report: Report) -> bytes:
+    from nanochat.analysis.dataset_inspector.text import issue_lines
+
+    return b"".join(issue_lines(report))

@@ -1,0 +1,146 @@
+"""The dataset inspector's page: nothing chosen, an example, a file, a bad file, hostile content, plain text."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nanochat import paths
+from nanochat.analysis.dataset_inspector import as_json
+from nanochat.benchmarks.make_conversations import planted
+from nanochat.ui import errors
+from nanochat.ui.dataset_inspector import EXAMPLE
+from tests.dataset_inspector_support import TOKENIZER, lines_file, look, talk
+from tests.test_dataset_inspector_extras import HOSTILE
+
+PAGE = Path(__file__).parents[1] / "pages" / "dataset_inspector.py"
+
+
+def _open(**state):
+    """The page as Home.py runs it, with some widgets set."""
+    page = AppTest.from_file(str(PAGE), default_timeout=60)
+    page.session_state["shell"] = True
+    for name, value in state.items():
+        page.session_state[f"dataset_inspector_{name}"] = value
+    page.run()
+    assert not page.exception
+    return page
+
+
+def _words(page):
+    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.error]
+    return "\n".join(str(element.value) for element in [*elements, *page.warning, *page.success, *page.info])
+
+
+def _figures(page):
+    return {metric.label: metric.value for metric in page.metric}
+
+
+def test_nothing_chosen_teaches_what_it_takes():
+    page = _open()
+    assert '{"messages": [{"role": "user"' in _words(page)
+    assert "nanochat dataset_inspector chats.jsonl" in _words(page)
+    assert not page.metric
+    assert not page.error
+    assert not paths.workspace().exists()
+
+
+def test_the_example_shows_every_part_of_a_report(tmp_path):
+    page = _open(where="Example")
+    report = look(lines_file(tmp_path / "example.jsonl", EXAMPLE))
+    figures = _figures(page)
+    assert figures["Lines"] == str(report.lines) == "7"
+    assert figures["Errors"] == str(report.error_lines) == "3"
+    assert figures["Conversations"] == str(report.conversations)
+    assert "Tokens" not in figures
+    assert "nanochat tok_train makes one" in _words(page), "without a tokenizer it says what is missing"
+    issues = next(frame.value for frame in page.dataframe if "what is wrong" in frame.value)
+    assert issues["line"].tolist() == [3, 4, 5, 6]
+
+
+def test_a_file_on_this_machine_has_the_terminals_figures(tmp_path):
+    TOKENIZER.save(paths.workspace() / "tokenizer")
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(b"".join(line for line, _ in planted(200, 1) if len(line) < 10**6))
+    page = _open(path=str(path), by="source")
+    found = as_json(look(path, tokens=True, by="source"))
+    figures = _figures(page)
+    assert figures["Errors"] == f"{found['error_lines']:,}"
+    assert figures["Messages"] == f"{found['messages']:,}"
+    assert figures["Tokens"] == f"{found['tokens']['total']:,}"
+    assert figures["Best length"] == f"{found['tokens']['recommended']:,}"
+    groups = next(frame.value for frame in page.dataframe if "share" in frame.value)
+    assert set(groups["group"]) == {row["group"] for row in found["groups"]}
+    page.selectbox("dataset_inspector_kind").set_value("dup_key").run()
+    shown = next(frame.value for frame in page.dataframe if "what is wrong" in frame.value)
+    assert len(shown) == found["kinds"]["dup_key"]
+    assert all("dup_key" in kinds for kinds in shown["kinds"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.jsonl", b"", "the file is empty"),
+        ("a.jsonl", b"\x7fELF\0\0\0", "this is a binary file"),
+        ("a.jsonl.gz", b"\x1f\x8bnot really", "cannot be unpacked"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    page = _open(path=str(tmp_path / name))
+    assert page.error[0].value == "Something failed while inspecting the data set."
+    assert words in _words(page)
+    assert not errors.log_file().exists(), "it is no bug"
+
+
+def test_uploads_good_and_bad(tmp_path):
+    page = _open(where="Upload")
+    good = b"".join(line for line, _ in planted(150, 3) if len(line) < 10**6)
+    page.file_uploader[0].upload("chats.jsonl", good).run()
+    (tmp_path / "chats.jsonl").write_bytes(good)
+    assert _figures(page)["Errors"] == f"{look(tmp_path / 'chats.jsonl').error_lines:,}"
+    bad = _open(where="Upload")
+    bad.file_uploader[0].upload("chats.jsonl", b"\x7fELF" + bytes(99)).run()
+    assert not bad.exception
+    assert "this is a binary file" in _words(bad)
+
+
+def test_a_broken_tokenizer_is_one_sentence(tmp_path):
+    (paths.workspace() / "tokenizer").mkdir(parents=True)
+    (paths.workspace() / "tokenizer" / "tokenizer.json").write_text("{broken")
+    page = _open(path=str(lines_file(tmp_path / "a.jsonl", talk())))
+    assert len(page.error) == 1
+    assert "tokenizer.json" in _words(page)
+    assert not errors.log_file().exists()
+
+
+def test_hostile_content_reaches_the_page_as_plain_text(tmp_path):
+    path = lines_file(
+        tmp_path / "<b>\x1b[31m.jsonl",
+        {"messages": talk(HOSTILE, HOSTILE), HOSTILE: 1},
+        [{"role": HOSTILE, "content": "a"}],
+    )
+    page = _open(path=str(path))
+    assert not any("<script>" in element.value for element in [*page.markdown, *page.caption, *page.warning])
+    cells = [str(cell) for frame in page.dataframe for row in frame.value.to_numpy() for cell in row]
+    texts = [element.value for element in page.text]
+    assert any("<script>" in text for text in texts), "as text it is there"
+    assert all(line.isprintable() for text in [*cells, *texts] for line in text.split("\n"))
+    assert not any(cell.startswith(tuple("=+-@")) for cell in cells)
+
+
+def test_plain_text_has_figures_of_its_own(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text("The river.\n\nThe stone.\n\nThe river.\n")
+    assert _figures(_open(path=str(path)))["Documents"] == "3"
+    assert _figures(_open(path=str(path)))["Duplicates"] == "1"
+
+
+def test_many_bad_lines_come_a_page_at_a_time(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"x\n" * 5_000)
+    page = _open(path=str(path))
+    assert _figures(page)["Errors"] == "5,000"
+    shown = next(frame.value for frame in page.dataframe if "what is wrong" in frame.value)
+    assert len(shown) == 50
+    assert "1 to 50 of 5,000 lines" in _words(page)
