@@ -6,6 +6,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; two core
 
 import pytest
 
+import tests.kernel_support  # noqa: F401 - first of all: it tells Triton to interpret before anything can load Triton
+
 
 @pytest.fixture(autouse=True)
 def private_workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
