@@ -19,7 +19,7 @@ Sources = Mapping[str, str]  # path below the project's folder, with forward sla
 ALLOWED_ROOMS = {
     "pages": {"ui", "analysis", "charts", "core"},
     "ui": {"ui", "analysis", "charts", "core"},
-    "tools": {"analysis", "charts", "core"},
+    "tools": {"tools", "analysis", "charts", "core"},
     "scripts": {"analysis", "charts", "core"},
     "analysis": {"analysis", "core", "kernels"},
     "charts": {"charts", "core"},

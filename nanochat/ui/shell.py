@@ -6,7 +6,7 @@ import streamlit as st
 
 from nanochat.ui import catalog, home
 
-SHELL = "shell"  # in the session's state: "home" from Home.py to the page that it runs, "asked" if a page asked for it
+SHELL = "shell"  # in the session's state: "home" from Home.py to the page that it runs, then "page"
 
 
 def navigation() -> Any:
@@ -26,11 +26,11 @@ def through_home() -> None:
     runs that page alone, until somebody calls st.navigation: this does, and runs again, through Home.py. Where there is
     no Home.py, in a test of one page, the page goes on by itself.
     """
-    state = st.session_state.pop(SHELL, None)
+    state = st.session_state.get(SHELL)
+    st.session_state[SHELL] = "page"
     if state == "home":
         return
     navigation()
-    st.session_state[SHELL] = "asked"
     if state is None:
         st.rerun()
 

@@ -1,0 +1,177 @@
+"""Curves of trainings: a metric over one of four axes with its extremes, the lines to compare it with, what happened.
+
+nanochat training_dashboard base_checkpoints/d20 --plot
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from nanochat.charts import CATEGORIES
+
+if TYPE_CHECKING:
+    import altair as alt
+
+BRUSH = "part"  # the name of the selection that a brush makes
+GREY = "#7A8794"
+# Kind of a mark -> its shape: colour alone tells nothing.
+SHAPES = {
+    "warmup_end": "triangle-up", "warmdown_start": "triangle-down", "best": "diamond", "spike": "cross",
+    "plateau": "square", "divergence": "triangle-right", "slow": "triangle-left", "resumed": "circle",
+}  # fmt: skip
+
+
+def curve_chart(
+    points: pl.DataFrame,
+    x_title: str,
+    y_title: str,
+    *,
+    log_x: bool = False,
+    log_y: bool = False,
+    lines: Sequence[tuple[str, float]] = (),
+    marks: pl.DataFrame | None = None,
+    height: int = 340,
+    top: float | None = None,
+) -> "alt.LayerChart":
+    """A band from the lowest to the highest value and a line of the smoothed one, a colour and a dash for each run.
+
+    points: run, x, low, high, value, step. lines: (words, value) across the chart. marks: run, x, y, kind, title,
+    sentence. top: where the axis ends, so that a single spike does not flatten the rest; spikes are cut off there.
+    """
+    import altair as alt
+
+    runs = points["run"].unique(maintain_order=True).to_list()
+    low, high = _range(points, lines, log_y, top)
+    x_scale = alt.Scale(type="log", nice=False) if log_x else alt.Scale(zero=False, nice=False)
+    y_scale = alt.Scale(type="log" if log_y else "linear", domain=[low, high], nice=False)
+    x = alt.X("x:Q", title=x_title, scale=x_scale, axis=alt.Axis(format="~s", grid=True))
+    color = _color(runs)
+    dash = alt.StrokeDash("run:N", title=None, legend=None, sort=runs)
+    tooltip = [
+        alt.Tooltip("run:N", title="run"),
+        alt.Tooltip("step:Q", title="update", format=","),
+        alt.Tooltip("value:Q", title="smoothed", format=".4~g"),
+        alt.Tooltip("low:Q", title="lowest here", format=".4~g"),
+        alt.Tooltip("high:Q", title="highest here", format=".4~g"),
+    ]
+    data = points.filter(pl.col("low") > 0) if log_y else points
+    base = alt.Chart(data)
+    y = alt.Y("low:Q", title=y_title, scale=y_scale, axis=alt.Axis(grid=True))
+    few = data.height <= 60 * max(len(runs), 1)
+    every = data.select((pl.col("low") == pl.col("high")).all()).item()  # each point is one step
+    layers: list[Any] = [
+        base.mark_line(opacity=0.5, strokeWidth=1, clip=True).encode(x=x, y=y, color=color)
+        if every
+        else base.mark_area(opacity=0.3, clip=True).encode(x=x, y=y, y2="high:Q", color=color),
+        base.mark_line(strokeWidth=2, clip=True, point=few).encode(
+            x=x, y=alt.Y("value:Q", scale=y_scale), color=color, strokeDash=dash, tooltip=tooltip
+        ),
+    ]
+    layers += [layer for words, value in lines if low <= value <= high for layer in _rule(value, words, y_scale)]
+    if marks is not None and len(marks):
+        inside = marks.with_columns(pl.col("y").clip(low, high))
+        shape = alt.Shape("kind:N", legend=None, scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())))
+        layers.append(
+            alt.Chart(inside)
+            .mark_point(size=110, filled=True, color=CATEGORIES[5], opacity=0.9)
+            .encode(
+                x=alt.X("x:Q", scale=x_scale),
+                y=alt.Y("y:Q", scale=y_scale),
+                shape=shape,
+                tooltip=[alt.Tooltip("title:N", title="what"), alt.Tooltip("sentence:N", title="means")],
+            )
+        )
+    return alt.LayerChart(layer=layers).properties(height=height)
+
+
+def overview_chart(points: pl.DataFrame, log_x: bool = False) -> "alt.Chart":
+    """A small curve of the whole run; dragging over it selects a part of the axis."""
+    import altair as alt
+
+    scale = alt.Scale(type="log", nice=False) if log_x else alt.Scale(zero=False, nice=False)
+    brush = alt.selection_interval(name=BRUSH, encodings=["x"])
+    return (
+        alt.Chart(points)
+        .mark_line(strokeWidth=1, color=GREY, clip=True)
+        .encode(
+            x=alt.X("x:Q", title=None, scale=scale, axis=alt.Axis(format="~s", grid=False)),
+            y=alt.Y("value:Q", title=None, axis=None, scale=alt.Scale(zero=False)),
+            detail="run:N",
+        )
+        .properties(height=110)
+        .add_params(brush)
+    )
+
+
+def plot(
+    losses: pl.DataFrame, bits: pl.DataFrame, rates: pl.DataFrame, x_title: str, rate_title: str,
+    lines: Sequence[tuple[str, float]] = (), log_x: bool = False, log_y: bool = False,
+) -> "alt.VConcatChart":  # fmt: skip
+    """Two charts for a file: loss with bits a byte, each with its axis, and the learning rate below.
+
+    losses, bits and rates: as `curve_chart`'s points.
+    """
+    import altair as alt
+
+    upper: Any = curve_chart(losses, x_title, "training loss, nats a token", lines=lines, log_x=log_x, log_y=log_y)
+    if len(bits):
+        scale = alt.Scale(type="log" if log_x else "linear", nice=False, zero=False)
+        evaluated = (
+            alt.Chart(bits)
+            .mark_line(point=alt.OverlayMarkDef(shape="diamond", size=70), strokeDash=[2, 2])
+            .encode(
+                x=alt.X("x:Q", scale=scale),
+                y=alt.Y("value:Q", title="validation, bits a byte (dotted)", scale=alt.Scale(zero=False)),
+                color=_color(losses["run"].unique(maintain_order=True).to_list()),
+            )
+        )
+        upper = alt.layer(upper, evaluated).resolve_scale(y="independent")
+    upper = upper.properties(title="Training and validation loss", width=720, height=340)
+    if not len(rates):
+        return alt.vconcat(upper)
+    lower: Any = curve_chart(rates, x_title, rate_title, log_x=log_x)
+    return alt.vconcat(upper, lower.properties(title="Learning rate schedule", width=720, height=200))
+
+
+def _color(runs: Sequence[str]) -> Any:
+    """A colour for each run, with a legend where there are several."""
+    import altair as alt
+
+    legend = alt.Legend(orient="top", labelLimit=300, symbolOpacity=1) if len(runs) > 1 else None
+    colors = [CATEGORIES[index % len(CATEGORIES)] for index in range(len(runs))]
+    return alt.Color("run:N", title=None, legend=legend, sort=list(runs), scale=alt.Scale(domain=runs, range=colors))
+
+
+def _range(
+    points: pl.DataFrame, lines: Sequence[tuple[str, float]], log_y: bool, top: float | None
+) -> tuple[float, float]:
+    """Where the axis begins and ends: all values and the lines near them, with a little room."""
+    data = points.filter(pl.col("low") > 0) if log_y else points
+    if data.is_empty():
+        return (0.1, 1.0) if log_y else (0.0, 1.0)
+    low, high = float(data["low"].min()), float(data["high"].max())  # type: ignore[arg-type]
+    if top is not None:
+        high = min(high, max(top, low))
+    for _, value in lines:
+        if value > 0 and low - 2 * (high - low) <= value <= high + (high - low):
+            low, high = min(low, value), max(high, value)
+    if log_y:
+        return low / 1.05, high * 1.05
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return (0.0 if low >= 0 and low - room < 0 else low - room), high + room
+
+
+def _rule(value: float, words: str, scale: Any) -> list[Any]:
+    """A dashed line across the chart, with its meaning on it."""
+    import altair as alt
+
+    data = alt.Chart(pl.DataFrame({"y": [value], "words": [words]}))
+    low, high = scale.domain
+    below = value - low < 0.2 * (high - low)  # down there the curve is above the line, so the words go below it
+    return [
+        data.mark_rule(strokeDash=[6, 4], color=GREY).encode(y=alt.Y("y:Q", scale=scale)),
+        data.mark_text(align="right", dy=8 if below else -6, color=GREY, fontSize=12).encode(
+            x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="words:N"
+        ),
+    ]

@@ -1,0 +1,369 @@
+"""The parts of the training dashboard's page: which runs, how they are looked at, the curve, and what is below it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from nanochat.errors import is_message
+from nanochat.ui.errors import show_problem
+from nanochat.ui.pickers import base_dir_input, runs_by_id
+from nanochat.ui.states import go_to, nothing_yet
+from nanochat.ui.text import visible
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from nanochat.analysis import training_dashboard as dashboard
+
+PAGE = "training_dashboard"
+POINTS = 600  # of one run; several share twice as many
+MOST_RUNS = 7  # as many as there are colours
+ROWS = 300  # of a table on the page; the file has all
+# Rows of the runs -> how often they are drawn anew while one is written: reading a long one takes longer.
+PACES = ((20_000, "1s"), (200_000, "10s"), (1 << 62, "60s"))
+
+
+def key(name: str) -> str:
+    """A widget's key, with the page's name in front."""
+    return f"{PAGE}_{name}"
+
+
+def pick() -> tuple[list[Path], list[Path]]:
+    """(folders of runs, log files) that are to be shown."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        extra = base_dir_input(PAGE)
+        logs = _log_input()
+    # What the address holds is what is shown, so the names are shown as they are and made visible before.
+    known = {visible(name): run for name, (_, run) in runs_by_id(extra).items()}
+    if not known:
+        return [], logs
+    newest = max(known, key=lambda name: _changed(known[name].folder))
+    chosen = st.multiselect(
+        "Runs",
+        list(known),
+        default=[newest],
+        key=key("run"),
+        max_selections=MOST_RUNS,
+        bind="query-params",
+        help="Several are laid over each other.",
+    )
+    return [known[name].folder for name in chosen], logs
+
+
+def _log_input() -> list[Path]:
+    """A log that lies somewhere else."""
+    with st.popover("A log", icon=":material/description:"):
+        named = st.text_input(
+            "A log file or metrics.jsonl on this machine",
+            key=key("log"),
+            placeholder="/path/to/speedrun.log",
+            help="What nanochat printed, of any date; a whole speedrun in one file, wandb's output.log.",
+            persist_state="session",
+        )
+    return [Path(named).expanduser()] if named else []
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def teach() -> None:
+    """What the page shows, while there is nothing to show."""
+    nothing_yet(
+        "No training yet",
+        "This page draws the curve of a training, says what happened on it, and finds the best checkpoint. "
+        "It reads runs of this project and of nanochat, and the logs that nanochat printed (*A log*, above).",
+        "nanochat demo",
+    )
+    st.markdown(
+        "**How to read a curve.** It begins near ln V, which a model has that knows nothing: 7.15 for 1,280 tokens. "
+        "In the first minute it learns which tokens are frequent, then which follow each other. "
+        "Where the learning rate begins to fall, the loss falls faster once more. "
+        "Single spikes are odd pieces of text; a curve that rises and stays up has diverged."
+    )
+
+
+@st.cache_resource(max_entries=24, show_spinner="Reading the run")
+def _run(folder: str, stamp: str) -> dashboard.History:
+    from nanochat.analysis import training_dashboard as dashboard
+
+    return dashboard.open_run(folder)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the log")
+def _log(path: str, size: int, changed: int) -> list[dashboard.History]:
+    from nanochat.analysis import training_dashboard as dashboard
+
+    return dashboard.open_log(path)
+
+
+def opened(folders: Sequence[Path], logs: Sequence[Path]) -> list[dashboard.History]:
+    """The runs that can be read; for each of the others a box with the reason."""
+    from nanochat.analysis import training_dashboard as dashboard
+
+    found: list[dashboard.History] = []
+    for path in [*folders, *logs]:
+        try:
+            if path in logs and not path.is_dir():
+                status = path.stat() if path.is_file() else None
+                found += _log(str(path), status.st_size if status else 0, status.st_mtime_ns if status else 0)
+            else:
+                found.append(_run(str(path), dashboard.stamp(path)))
+        except Exception as error:
+            if not is_message(error):
+                raise
+            show_problem("A run cannot be shown.", str(error))
+    return dashboard.told_apart(found)
+
+
+def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, bool]:
+    """(metric, how it is looked at, logarithmic values)."""
+    from nanochat.analysis import training_dashboard as dashboard
+
+    known = dashboard.available(runs) or ["train_loss"]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        metric = st.selectbox("Show", known, key=key("metric"), format_func=dashboard.METRICS.__getitem__, width=230,
+                              bind="query-params")  # fmt: skip
+        axis = st.selectbox("Over", list(dashboard.AXES), key=key("axis"), format_func=dashboard.AXES.__getitem__,
+                            width=130, bind="query-params")  # fmt: skip
+        smoothing = st.slider(
+            "Smoothing", 0.0, 0.99, 0.9, 0.01, key=key("smoothing"), width=200, bind="query-params",
+            help="How much of the moving average is old. The band has every value, spikes too.",
+        )  # fmt: skip
+        low = st.number_input("From", value=None, key=key("low"), placeholder="begin", width=130, bind="query-params")
+        high = st.number_input("To", value=None, key=key("high"), placeholder="end", width=130, bind="query-params")
+        log_x = st.toggle("Log axis", key=key("log_x"), bind="query-params")
+        log_y = st.toggle("Log values", key=key("log_y"), bind="query-params")
+    if low is not None and high is not None and low >= high:
+        st.warning(f"From {low:g} to {high:g} there is nothing; give a larger end.", icon=":material/warning:")
+        low = high = None
+    points = max(POINTS * 2 // max(len(runs), 2), 100)
+    return metric or known[0], dashboard.Look(axis or "step", log_x, smoothing, low, high, points), log_y
+
+
+def show(folders: Sequence[Path], logs: Sequence[Path]) -> None:
+    """The curve and its figures; drawn again each second while a run is being written."""
+
+    runs = opened(folders, logs)
+    if not runs:
+        return
+    metric, look, log_y = look_form(runs)
+    live = any(run.live for run in runs)
+    pace = next(pace for rows, pace in PACES if sum(run.rows.height for run in runs) <= rows)
+
+    def draw() -> None:
+        now = opened(folders, logs) if live else runs
+        if not now:
+            return
+        figures(now)
+        if live:
+            st.caption(f"Live: it is being written to, and this is drawn anew every {pace[:-1]} s.")
+        _curve(now, metric, look, log_y)
+
+    st.fragment(draw, run_every=pace if live else None)()
+    _overview(runs, metric, look)
+    happened, table, sources, files = st.tabs(["What happened", "Checkpoints", "Sources", "Files"])
+    with happened:
+        _happened(runs)
+    with table:
+        for run in runs:
+            _checkpoints(run, len(runs) > 1)
+    with sources:
+        _sources(runs)
+    with files:
+        _files(runs)
+
+
+def figures(runs: Sequence[dashboard.History]) -> None:
+    """The figures of one run as numbers, of several as a table."""
+    from nanochat.analysis import training_dashboard as dashboard
+
+    found = [dashboard.summary(run) for run in runs]
+    if len(runs) > 1:
+        rows = [
+            {"Run": visible(run.name), "Step": one.step, "Train loss": one.train_loss.value,
+             "Val BPB": one.val_bpb.value, "Best val BPB": one.best.value, "at step": one.best.step,
+             "Tokens": one.tokens.value, "Seconds": one.time.value, "Tokens/s": one.speed.value}
+            for run, one in zip(runs, found, strict=True)
+        ]  # fmt: skip
+        st.dataframe(rows, hide_index=True, alt="The last figures of each run")
+        return
+    one = found[0]
+    shown = [
+        ("Step", None, f"{one.step or 0:,}" + (f" of {one.horizon:,}" if one.horizon else "")),
+        ("Train loss", one.train_loss, ".4f"), ("Val BPB", one.val_bpb, ".4f"), ("Best val BPB", one.best, ".4f"),
+        ("Learning rate", one.learning_rate, ".1e"), ("Tokens a second", one.speed, ",.0f"),
+    ]  # fmt: skip
+    for column, (name, figure, form) in zip(st.columns(len(shown)), shown, strict=True):
+        if figure is None:
+            column.metric(name, form)
+        else:
+            value = "–" if figure.value is None else f"{figure.value:{form}}"
+            at = "" if figure.step is None else f"Step {figure.step:,}: "
+            column.metric(name, value, help=visible(at + figure.source).replace("_", r"\_"))
+
+
+def _lines(run: dashboard.History, metric: str) -> list[tuple[str, float]]:
+    words = {"uniform": "knows nothing", "unigrams": "knows single tokens", "floor": "no model gets below"}
+    return [(f"{words[one.name]} = {one.value:.3f}", one.value) for one in _levels(run)[0] if one.metric == metric]
+
+
+def _levels(run: dashboard.History) -> tuple[Any, Any]:
+    """The lines of a run, kept: to count single tokens takes part of a second, and they do not change."""
+    kept = st.session_state.setdefault(key("levels"), {})
+    name = (str(run.folder), run.model.get("vocab_size"), len(run.checkpoints) > 0)
+    if name not in kept:
+        from nanochat.analysis import training_dashboard as dashboard
+
+        with st.spinner("Counting single tokens of the training text"):
+            kept[name] = dashboard.levels(run)
+    return kept[name]
+
+
+def _curve(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look, log_y: bool) -> None:
+    from nanochat.analysis import training_dashboard as dashboard
+    from nanochat.charts.training_dashboard import curve_chart
+
+    points = dashboard.curve(runs, metric, look)
+    if points.is_empty():
+        why = runs[0].missing.get(metric) or runs[0].missing.get(look.axis) or "nothing lies in the part that is shown"
+        st.info(f"No curve of {dashboard.METRICS[metric]} over {dashboard.AXES[look.axis]}: {why}.")
+        return
+    lines = _lines(runs[0], metric) if len(runs) == 1 and look.low is None and look.high is None else []
+    top = _top(runs, points, metric) if not log_y and look.low is None else None
+    st.altair_chart(
+        curve_chart(
+            points, dashboard.AXES[look.axis], dashboard.METRICS[metric], log_x=look.log_x, log_y=log_y, lines=lines,
+            marks=_marks(runs, points, look), top=top,
+        ),
+        height="content",
+        alt=f"{dashboard.METRICS[metric]} over {dashboard.AXES[look.axis]}",
+    )  # fmt: skip
+    if top is not None and float(points["high"].max()) > top:  # type: ignore[arg-type]
+        row = points.row(points["high"].arg_max() or 0, named=True)
+        st.caption(f"Cut off above: {row['high']:.3g} near step {row['step']:,}. *Log values* shows it whole.")
+
+
+def _top(runs: Sequence[dashboard.History], points: pl.DataFrame, metric: str) -> float | None:
+    """Where the axis of a loss ends: above its beginning, not at the highest spike."""
+    if metric != "train_loss":
+        return None
+    begin = [float(points.filter(points["run"] == run.name)["value"].head(1).max() or 0.0) for run in runs]  # type: ignore[arg-type]
+    return 1.15 * max([value for _, value in _lines(runs[0], metric)] + begin)
+
+
+def _marks(runs: Sequence[dashboard.History], points: pl.DataFrame, look: dashboard.Look) -> pl.DataFrame:
+    """What happened, at its place on the chart."""
+    import polars as pl
+
+    from nanochat.analysis import training_dashboard as dashboard
+
+    rows = []
+    for run in runs:
+        own = points.filter(pl.col("run") == run.name)
+        for mark in dashboard.marks(run) if len(own) else ():
+            x = dashboard.place_of(run, mark.step, look.axis)
+            crowded = mark.kind == "spike" and len(runs) > 1  # the list below has them all
+            if crowded or x is None or not own["x"][0] <= x <= own["x"][-1]:
+                continue
+            near = own.filter(pl.col("x") >= x).row(0, named=True)  # a point stands for the stretch that ends there
+            y = near["high"] if mark.kind == "spike" else near["value"]
+            rows.append({"run": run.name, "x": x, "y": y, "kind": mark.kind, "title": mark.title,
+                         "sentence": mark.sentence})  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def _overview(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look) -> None:
+    """A small curve of the whole that is dragged over to zoom."""
+    from dataclasses import replace
+
+    from nanochat.analysis import training_dashboard as dashboard
+    from nanochat.charts.training_dashboard import BRUSH, overview_chart
+
+    whole = dashboard.curve(runs, metric, replace(look, low=None, high=None, points=200))
+    if len(whole) < 20:
+        return
+
+    st.caption("Drag over a part of the small curve to see it large; a double click shows all again.")
+
+    def zoomed() -> None:
+        selection = st.session_state.get(key("overview")) or {}
+        part = (selection.get("selection") or {}).get(BRUSH, {}).get("x")
+        st.session_state[key("low")], st.session_state[key("high")] = part if part else (None, None)
+
+    st.altair_chart(
+        overview_chart(whole, look.log_x), key=key("overview"), on_select=zoomed,
+        height="content",
+        alt="The whole run, to drag over; the fields From and To do the same",
+    )  # fmt: skip
+
+
+def _happened(runs: Sequence[dashboard.History]) -> None:
+    from nanochat.analysis import training_dashboard as dashboard
+
+    for run in runs:
+        if len(runs) > 1:
+            st.text(visible(run.name))
+        found = [f"- **{title}**. {sentence}" for title, sentence in dashboard.told(dashboard.marks(run))]
+        nothing = "Nothing that the rules look for: phases of the rate, spikes, plateaus, divergence, slowness."
+        st.markdown("\n".join(found) or nothing)
+    known, missing = _levels(runs[0])
+    if len(runs) > 1:
+        st.text(visible(f"To compare with, of {runs[0].name}"))
+    for line in known:
+        st.markdown(f"- **{line.name}**: {line.sentence}")
+    for reason in missing:
+        st.caption(visible(reason))
+
+
+def _checkpoints(run: dashboard.History, named: bool) -> None:
+    from nanochat.analysis import training_dashboard as dashboard
+
+    if named:
+        st.text(visible(run.name))
+    table = dashboard.progress(run)
+    st.dataframe(table.head(ROWS), hide_index=True, alt="Saved and evaluated steps")
+    wanted = [name for name in ("train_loss", "val_bpb", "learning_rate") if name in run.missing]
+    unknown = [f"{name} is unknown: {run.missing[name]}." for name in wanted]
+    if unknown:
+        st.caption(visible(" ".join(unknown)))
+
+
+def _sources(runs: Sequence[dashboard.History]) -> None:
+    for run in runs:
+        st.code("\n".join(visible(note) for note in run.notes) or "nothing", language=None, wrap_lines=True)
+        if run.problems:
+            st.markdown("What could not be read:")
+            st.code("\n".join(visible(problem) for problem in run.problems[:50]), language=None, wrap_lines=True)
+
+
+def _encoded(runs: Sequence[dashboard.History], ending: str) -> bytes:
+    from nanochat.analysis import training_dashboard as dashboard
+
+    return dashboard.encoded(dashboard.export(runs), ending)
+
+
+def _files(runs: Sequence[dashboard.History]) -> None:
+    """Everything as a table to take away, and the same in a terminal."""
+    with st.container(horizontal=True):
+        for ending in (".csv", ".parquet"):
+            st.download_button(
+                f"Download {ending}", functools.partial(_encoded, runs, ending),
+                f"training_metrics{ending}", key=key(f"download{ending}"),
+            )  # fmt: skip
+    folders = [visible(str(run.folder)) for run in runs if run.folder is not None]
+    if folders:
+        import shlex
+
+        st.code(f"nanochat training_dashboard {shlex.join(folders)} --export-csv", language=None, wrap_lines=True)
+    with st.container(horizontal=True):
+        for stem in ("training_resume_helper", "checkpoint_browser", "lr_finder"):
+            go_to(stem)

@@ -1,0 +1,19 @@
+"""Training dashboard: curves of one run or several, what happened on them, and the figures with their sources."""
+
+from nanochat.ui.errors import errors_as_sentences
+from nanochat.ui.shell import heading
+from nanochat.ui.training_dashboard import PAGE, pick, show, teach
+
+
+def main() -> None:
+    """Draw the page."""
+    heading(PAGE, "Follow a training while it runs, see what happened on its curve, and compare several.")
+    with errors_as_sentences("reading the training"):
+        folders, logs = pick()
+        if folders or logs:
+            show(folders, logs)
+        else:
+            teach()
+
+
+main()

@@ -1,0 +1,91 @@
+"""The resume helper's page: nothing trained, a run, a broken run, a link to a step, and a proof that cannot be."""
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nanochat import paths
+from nanochat.analysis import training_resume_helper as helper
+from tests.archive_support import flip
+from tests.checkpoint_support import save_like_nanochat, save_ours
+from tests.support import FIXTURES, needs_fixtures
+
+PAGE = Path(__file__).parents[1] / "pages" / "training_resume_helper.py"
+
+
+def opened(**query: str) -> AppTest:
+    page = AppTest.from_file(str(PAGE), default_timeout=60)
+    for name, value in query.items():
+        page.query_params[f"training_resume_helper_{name}"] = value
+    page.run()
+    assert not page.exception
+    return page
+
+
+def words(page: AppTest) -> str:
+    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.metric]
+    boxes = [*page.error, *page.warning, *page.info, *page.success]
+    return "\n".join(str(element.value) for element in [*elements, *boxes])
+
+
+def test_nothing_trained_teaches_and_offers_the_drill() -> None:
+    page = opened()
+    shown = words(page)
+    assert "No run yet" in shown
+    assert "The drill" in shown
+    assert page.button(key="training_resume_helper_kill")
+
+
+@needs_fixtures
+def test_a_step_of_a_real_run_by_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(FIXTURES / "nanochat_2026_07_03"))
+    page = opened(run="nanochat:base/d4", step="40")
+    figures = {metric.label: metric.value for metric in page.metric}
+    assert figures["Checkpoint"] == "step 40"
+    assert figures["Progress"] == "33.3%"
+    assert figures["Updates left"] == "80"
+    shown = words(page)
+    assert "nanochat base_train --model-tag d4" in shown
+    assert "load_checkpoint(" in shown
+    page.number_input(key="training_resume_helper_target").set_value(400).run()
+    assert "360" in [metric.value for metric in page.metric]
+
+
+def test_a_broken_run_says_what_is_wrong() -> None:
+    run = save_like_nanochat(paths.workspace() / "base_checkpoints" / "d4")
+    (run / "model_000010.pt").write_bytes(b"not a model")
+    assert "no checkpoint that can be used" in words(opened())
+
+
+def test_every_byte_is_read_when_asked_for() -> None:
+    run = save_ours(paths.workspace() / "base_checkpoints" / "d4")
+    flip(run / "model_000010.pt", (run / "model_000010.pt").stat().st_size // 2)
+    page = opened(step="10")
+    assert "The checkpoint is whole" in words(page)
+    page.toggle(key="training_resume_helper_full").set_value(True).run()
+    assert "This checkpoint is broken." in words(page)
+
+
+def test_a_proof_that_cannot_be_is_a_sentence() -> None:
+    save_like_nanochat(paths.workspace() / "base_checkpoints" / "d4")
+    page = opened()
+    page.button(key="training_resume_helper_prove").click().run()
+    assert not page.exception
+    assert "There is no proof." in words(page)
+
+
+def test_the_drill_asks_before_it_recovers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = helper.inspect(save_ours(tmp_path / "base_checkpoints" / "d4", step=40))
+    scene = helper.Scene("Power cut", "The process was killed.", "kill -9", report)
+    monkeypatch.setattr(helper, "train_and_kill", lambda folder: iter([scene]))
+    done = helper.Scene("Recovered", "Yes, exactly.", "x", report, None, True)
+    monkeypatch.setattr(helper, "recover", lambda folder: done)
+    page = opened()
+    page.button(key="training_resume_helper_kill").click().run()
+    page.radio(key="training_resume_helper_answer").set_value(20).run()
+    assert "Not that one" in words(page)
+    page.radio(key="training_resume_helper_answer").set_value(40).run()
+    page.button(key="training_resume_helper_recover").click().run()
+    assert not page.exception
+    assert "Recovered. Yes, exactly." in words(page)
