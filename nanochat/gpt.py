@@ -31,10 +31,22 @@ EPSILON = 1.1920928955078125e-07
 
 @dataclass
 class Trace:
-    """What a forward pass leaves behind for a visualizer. Pass an empty one to `GPT.forward` and read it after."""
+    """What a forward pass leaves behind for a visualizer, and which heads it does without: pass a new one, read it."""
 
+    off: frozenset[tuple[int, int]] = frozenset()  # (layer, head) whose output counts as zero
     attention: list[Tensor] = field(default_factory=list)  # per layer (B, H, T, T), exactly the weights that were used
     residual: list[Tensor] = field(default_factory=list)  # (B, T, C): the embedding, then the output of every layer
+    queries: list[Tensor] = field(default_factory=list)  # per layer (B, T, H, D), as attention took them
+    keys: list[Tensor] = field(default_factory=list)  # per layer (B, T, G, D), likewise
+    values: list[Tensor] = field(default_factory=list)  # per layer (B, T, G, D), value embeddings included
+
+    def attended(self, layer: int, q: Tensor, k: Tensor, v: Tensor, y: Tensor, window: int) -> Tensor:
+        """Note what a layer's attention did; returns its output y (B, T, H, D) without the heads that are off."""
+        self.attention.append(kernels.attention_weights(q, k, window=window))
+        for kept, tensor in ((self.queries, q), (self.keys, k), (self.values, v)):
+            kept.append(tensor)
+        heads = [head for of_layer, head in self.off if of_layer == layer]
+        return y.index_fill(2, torch.tensor(heads, device=y.device), 0.0) if heads else y
 
 
 class Linear(nn.Linear):
@@ -82,7 +94,7 @@ class CausalSelfAttention(nn.Module):
             k, v = keys[:, : cache.length + T], values[:, : cache.length + T]
         y = kernels.attention(q, k, v, window=self.window)  # (B, T, H, D)
         if trace is not None:
-            trace.attention.append(kernels.attention_weights(q, k, window=self.window))
+            y = trace.attended(self.layer, q, k, v, y, self.window)
         return self.c_proj(y.reshape(B, T, -1))
 
 

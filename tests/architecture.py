@@ -23,7 +23,7 @@ ALLOWED_ROOMS = {
     "scripts": {"analysis", "charts", "core"},
     "analysis": {"analysis", "core", "kernels"},
     "charts": {"charts", "core"},
-    "benchmarks": {"benchmarks", "analysis", "core", "kernels"},
+    "benchmarks": {"benchmarks", "ui", "analysis", "core", "kernels"},
     "core": {"core", "kernels"},
     "kernels": {"kernels"},
 }
@@ -287,6 +287,7 @@ COMMON_FOLDERS = {
     "sys",
     "tmp",
     "usr",
+    "v1",
     "var",
 }
 

@@ -13,7 +13,7 @@ from nanochat.ui.conversation_template_builder import PAGE, TURNS
 from tests.checkpoint_support import save_checkpoint
 from tests.variants import random_weights
 
-HOME = Path(__file__).parents[1] / "Home.py"
+PATH = Path(__file__).parents[1] / "pages" / f"{PAGE}.py"
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def opened(view: str = "Mask") -> AppTest:
-    page = AppTest.from_file(str(HOME), default_timeout=30).switch_page(f"pages/{PAGE}.py")
+    page = AppTest.from_file(str(PATH), default_timeout=30)
     page.query_params[f"{PAGE}_view"] = view
     page.run()
     assert not page.exception

@@ -10,7 +10,7 @@ from nanochat.analysis import tokenizer_playground as playground
 from nanochat.tokenizer import train_tokenizer
 from nanochat.ui.tokenizer_playground import PAGE, SAMPLE
 
-HOME = Path(__file__).parents[1] / "Home.py"
+PATH = Path(__file__).parents[1] / "pages" / f"{PAGE}.py"
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def opened(view: str = "Tokens", **query: str) -> AppTest:
-    page = AppTest.from_file(HOME, default_timeout=30).switch_page(f"pages/{PAGE}.py")
+    page = AppTest.from_file(str(PATH), default_timeout=30)
     page.query_params[f"{PAGE}_view"] = view
     for name, value in query.items():
         page.query_params[f"{PAGE}_{name}"] = value

@@ -1,0 +1,185 @@
+"""How long until the first token and how fast after it: the bare engine, a reply behind the queue, and the server.
+
+    python -m nanochat.benchmarks.chat                           # the deepest base model found
+    python -m nanochat.benchmarks.chat -i base -g demo --rounds 9 --json
+
+Every round runs each candidate once, one after the other, with the same prompt, settings and seed, so all write the
+same tokens and a machine whose speed drifts slows them alike; differences are taken round by round and their median is
+reported. Time is the wall's, because the server is a process of its own. A last run sends several requests at once.
+"""
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat import paths
+from nanochat.checkpoint_manager import load_model_from
+from nanochat.engine import Engine
+from nanochat.model_queue import ModelQueue
+from nanochat.reply import Reply, Sampling, Turn, prompt_ids
+
+PROMPT = "One day"
+SAMPLING = Sampling(temperature=0.8, top_k=50, max_tokens=200, seed=1)
+HANG = 120  # seconds
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One reply."""
+
+    first: float  # seconds from the request to the first token
+    speed: float  # tokens a second after it
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One candidate over all rounds."""
+
+    name: str
+    first_ms: float  # median
+    tokens_per_second: float  # median
+    first_over_engine_ms: float  # median of the rounds' differences
+    speed_of_engine: float  # median of the rounds' ratios; 1 is as fast
+
+
+def engine_alone(engine: Engine, prompt: list[int]) -> Measured:
+    """The engine, and nothing else."""
+    names = ("temperature", "top_k", "top_p", "min_p", "seed", "max_tokens")
+    begun = time.perf_counter()
+    times = []
+    for (token,), _ in engine.generate(prompt, **{name: getattr(SAMPLING, name) for name in names}):
+        if token not in engine.ends:
+            times.append(time.perf_counter())
+    return Measured(times[0] - begun, (len(times) - 1) / (times[-1] - times[0]), len(times))
+
+
+def behind_the_queue(engine: Engine, prompt: list[int]) -> Measured:
+    """What the chat page does for a reply, except for drawing it."""
+    queue, reply = ModelQueue(), Reply()
+    with queue.seat():
+        for _ in reply.write(engine, prompt, SAMPLING, queue):
+            pass
+    return Measured(reply.seconds_to_first or 0.0, reply.tokens_per_second or 0.0, len(reply.ids))
+
+
+def over_http(port: int, model: str, seed: int = SAMPLING.seed) -> Measured:
+    """A streamed completion as a client sees it."""
+    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "stream": True}
+    body |= {name: getattr(SAMPLING, name) for name in ("temperature", "top_k", "max_tokens")} | {"seed": seed}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG)
+    begun = time.perf_counter()
+    connection.request("POST", "/v1/chat/completions", json.dumps({**body, "stream_options": {"include_usage": True}}))
+    times, tokens = [], 0
+    for line in connection.getresponse():
+        if not line.startswith(b"data: {"):
+            continue
+        event = json.loads(line[6:])
+        if event["choices"] and event["choices"][0]["delta"].get("content"):
+            times.append(time.perf_counter())
+        tokens = event.get("usage", {}).get("completion_tokens", tokens)
+    connection.close()
+    return Measured(times[0] - begun, (tokens - 1) / (times[-1] - times[0]), tokens)
+
+
+@contextmanager
+def server(flags: list[str]) -> Iterator[tuple[int, str]]:
+    """`nanochat serve` in a process of its own: (port, the model's name)."""
+    command = [sys.executable, "-m", "nanochat.scripts.serve", "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        name, _, address = process.stdout.readline().partition(" at http://127.0.0.1:")
+        yield int(address.partition("/")[0]), name
+    finally:
+        process.terminate()
+        process.wait(HANG)
+
+
+def measure(candidates: dict[str, Callable[[], Measured]], rounds: int) -> list[Record]:
+    """All candidates in every round, after one round that does not count; the first is what others are held against."""
+    found: dict[str, list[Measured]] = {name: [] for name in candidates}
+    for number in range(rounds + 1):
+        for name, run in candidates.items():
+            one = run()
+            if number:
+                found[name].append(one)
+    bare = next(iter(found.values()))
+    return [
+        Record(
+            name,
+            1e3 * statistics.median(one.first for one in ones),
+            statistics.median(one.speed for one in ones),
+            1e3 * statistics.median(one.first - first.first for one, first in zip(ones, bare, strict=True)),
+            statistics.median(one.speed / first.speed for one, first in zip(ones, bare, strict=True)),
+        )
+        for name, ones in found.items()
+    ]
+
+
+def at_once(run: Callable[[int], Measured], count: int) -> dict[str, float]:
+    """Several replies at the same time: the last first token, and all tokens over the whole time."""
+    found: list[Measured] = []
+    threads = [threading.Thread(target=lambda seed=seed: found.append(run(seed))) for seed in range(count)]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - begun
+    tokens = sum(one.tokens for one in found)
+    last = max(one.first for one in found)
+    return {"chats": count, "last_first_ms": 1e3 * last, "tokens_per_second": tokens / seconds}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    p = argparse.ArgumentParser(prog="python -m nanochat.benchmarks.chat", description=str(__doc__).split("\n")[0])
+    p.add_argument("-i", "--source", default="base", choices=list(paths.STAGE_FOLDERS), help="training stage (base)")
+    p.add_argument("-g", "--model-tag", help="run (the deepest)")
+    p.add_argument("--base-dir", type=Path, help="nanochat base dir to look in (the workspace, then nanochat's own)")
+    p.add_argument("--rounds", type=int, default=7, help="counted rounds (7)")
+    p.add_argument("--chats", type=int, default=8, help="requests at once at the end (8)")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    args = p.parse_args(argv)
+    places = [paths.expand(args.base_dir)] if args.base_dir else [root.path for root in paths.roots()]
+    loaded = load_model_from(places, args.source, args.model_tag)
+    engine = Engine(loaded.model, loaded.tokenizer)
+    prompt = prompt_ids(loaded.tokenizer, [Turn("user", PROMPT)], continuation=args.source == "base")
+    flags = ["-i", args.source, *(["-g", args.model_tag] if args.model_tag else [])]
+    flags += ["--base-dir", str(args.base_dir)] if args.base_dir else []
+    with server(flags) as (port, name):
+        candidates: dict[str, Callable[[], Measured]] = {
+            "engine": lambda: engine_alone(engine, prompt),
+            "queue": lambda: behind_the_queue(engine, prompt),
+            "server": lambda: over_http(port, name),
+        }
+        records = measure(candidates, args.rounds)
+        together = at_once(lambda seed: over_http(port, name, seed), args.chats)
+    if args.json:
+        print(json.dumps({"records": [asdict(record) for record in records], "at_once": together}))
+        return 0
+    for one in records:
+        print(
+            f"{one.name:<8} first token {one.first_ms:6.1f} ms ({one.first_over_engine_ms:+.1f})   "
+            f"{one.tokens_per_second:6.0f} tokens/s ({one.speed_of_engine:.2f} of the engine)"
+        )
+    print(
+        f"{together['chats']} at once: last first token {together['last_first_ms']:.0f} ms, "
+        f"{together['tokens_per_second']:.0f} tokens/s in all"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The attention visualizer's page: nothing trained, a tiny run in every view, a broken one, texts that cannot be."""
+
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nanochat import paths
+from nanochat.analysis import attention_visualizer as attention
+from nanochat.checkpoint_manager import load_model
+from nanochat.ui import attention_canvas
+from nanochat.ui.attention_visualizer import PAGE, VIEWS
+from tests.attention_support import save_run
+
+PATH = Path(__file__).parents[1] / "pages" / f"{PAGE}.py"
+TEXT = "so it goes"
+
+
+@pytest.fixture
+def run() -> Path:
+    return save_run(paths.workspace() / "base_checkpoints" / "tiny")
+
+
+def opened(view: str = "Matrix", **query: str) -> AppTest:
+    page = AppTest.from_file(str(PATH), default_timeout=30)
+    page.query_params[f"{PAGE}_view"] = view
+    for name, value in query.items():
+        page.query_params[f"{PAGE}_{name}"] = value
+    page.session_state[f"{PAGE}_text"] = TEXT
+    page.run()
+    assert not page.exception
+    return page
+
+
+def words(page: AppTest) -> str:
+    elements = [*page.markdown, *page.caption, *page.text, *page.error, *page.info, *page.warning, *page.code]
+    return "\n".join(str(element.value) for element in elements)
+
+
+def test_with_nothing_trained_it_says_how_to_get_a_model() -> None:
+    page = opened()
+    assert "This page opens a trained model, and there is none." in words(page)
+    assert "nanochat demo" in words(page)
+    assert "the patterns that heads are named by" in words(page), "it teaches without a model"
+    assert not page.error
+
+
+def test_the_table_holds_the_weights_of_the_analysis(run) -> None:
+    page = opened(layer="1", head="3")
+    report = attention.look(load_model(run), TEXT)
+    expected = attention.top(report, 1, 3, 5).filter(query=len(TEXT))
+    shown = page.dataframe[0].value
+    assert shown["token"].to_list() == expected["key"].to_list()
+    assert shown["weight"].to_list() == pytest.approx(expected["weight"].to_list())
+    page.selectbox(key=f"{PAGE}_query").set_value(2).run()
+    assert page.dataframe[0].value["token"].to_list() == attention.top(report, 1, 3, 5).filter(query=2)["key"].to_list()
+    page.toggle(key=f"{PAGE}_carried").set_value(True).run()
+    carried = attention.top(report, 1, 3, 5, carried=True).filter(query=2)
+    assert page.dataframe[0].value["weight"].to_list() == pytest.approx(carried["weight"].to_list())
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_draws_with_and_without_a_head(run, view: str) -> None:
+    page = opened(view)
+    assert not page.error, words(page)
+    page.multiselect(key=f"{PAGE}_off").set_value(["1.0", "0.2"]).run()
+    assert not page.exception
+    assert not page.error, words(page)
+    if view == "Without heads":
+        loaded = load_model(run)
+        effect = attention.without(loaded, attention.look(loaded, TEXT), {(1, 0), (0, 2)})
+        assert [metric.value for metric in page.metric] == [f"{effect.loss[1]:.4f}", f"{effect.repeats[1]:.4f}"]
+
+
+def test_another_model_forgets_choices_that_it_does_not_have(run) -> None:
+    save_run(paths.workspace() / "base_checkpoints" / "small", layers=1, n_head=1, n_kv_head=1)
+    page = opened(run="base/tiny", layer="1", head="5")
+    page.multiselect(key=f"{PAGE}_off").set_value(["1.0"]).run()
+    page.selectbox(key=f"{PAGE}_run").set_value("base/small").run()
+    assert not page.exception
+    assert not page.error, words(page)
+    assert page.selectbox(key=f"{PAGE}_layer").value == "0"
+    assert page.multiselect(key=f"{PAGE}_off").value == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "the text is empty"), ("a" * 500, "501 tokens and this model takes 64")]
+)
+def test_a_text_that_cannot_be_looked_at_is_a_sentence(run, text: str, said: str) -> None:
+    page = opened()
+    page.text_area(key=f"{PAGE}_text").set_value(text).run()
+    assert not page.exception
+    assert said in words(page)
+
+
+def test_a_broken_run_and_one_that_goes_away_are_sentences(run) -> None:
+    page = opened()
+    (run / "model_000010.pt").write_bytes(b"PK no archive")
+    page.run()
+    assert not page.exception
+    assert "Something failed while opening a model." in words(page)
+    (run / "model_000010.pt").unlink()
+    page.run()
+    assert not page.exception
+    assert "its files cannot be read any more" in words(page) or "there is none" in words(page)
+
+
+def test_hostile_text_reaches_the_browser_as_data(run, monkeypatch) -> None:
+    sent = []
+    monkeypatch.setattr(attention_canvas, "_component", lambda: lambda **call: sent.append(call["data"]))
+    page = opened()
+    page.text_area(key=f"{PAGE}_text").set_value("<b>\u202e\x1b").run()
+    assert not page.exception
+    texts = sent[-1]["texts"]
+    assert texts[1:4] == ["<", "b", ">"]
+    assert all(character.isprintable() for text in texts for character in text)
+    assert len(json.dumps(sent[-1])) < 2000
+
+
+def test_many_heads_and_a_long_text_stay_small_on_the_wire(monkeypatch) -> None:
+    import numpy as np
+
+    sent = []
+    monkeypatch.setattr(attention_canvas, "_component", lambda: lambda **call: sent.append(call["data"]))
+    weights = np.broadcast_to(np.eye(256), (20, 10, 256, 256))
+    seen = [attention.visible_keys(256, 64)] * 20
+    attention_canvas.grid(weights, seen, [[""] * 10] * 20, frozenset(), key="x", label="x")
+    attention_canvas.matrix(weights[0, 0], seen[0], ["·word"] * 256, key="y", label="y")
+    assert all(len(json.dumps(data)) < 150 * 1024 for data in sent)
+
+
+def test_cells_are_bytes_of_the_lower_triangle() -> None:
+    import base64
+
+    import numpy as np
+
+    weights = np.array([[1.0, 0, 0], [0.25, 0.75, 0], [0, 0.01, 0.99]])
+    cells = base64.b64decode(attention_canvas.encoded(weights, attention.visible_keys(3, 1)))
+    assert list(cells) == [255, 128, 221, 0, 26, 254]
