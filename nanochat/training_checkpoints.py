@@ -1,7 +1,8 @@
 """A run's checkpoints: when one is due, what goes into it, and how a run goes on from one.
 
-`training_folder.opened` has taken the folder for this run alone. A `Saver` saves from inside the loop. `read_resumption` gives back what a step held, for as many ranks
-as there are now: optimizer and loader are kept as one share a rank, and are dealt out anew where the number changed.
+`training_folder.opened` has taken the folder for this run alone. A `Saver` saves from inside the loop.
+`read_resumption` gives back what a step held, for as many ranks as there are now: optimizer and loader are kept as one
+share a rank, and are dealt out anew where the number changed.
 
     python -m nanochat.scripts.base_train --depth 4 --resume
 """
