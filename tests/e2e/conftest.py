@@ -53,7 +53,11 @@ def running_app(folder: Path, lab: Path, base: Path) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:  # a page that computes does not hear it
+            server.kill()
+            server.wait(timeout=20)
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,7 @@ def test_a_tool_call_is_written_seen_and_appended(start_app, browser, tmp_path):
     values = page.get_by_test_id("stMetricValue").all_inner_texts()
     assert values == [str(said[k]) for k in ("tokens", "supervised", "unsupervised")] + [f"{said['ratio']:.1%}"]
     chips = page.get_by_role("group", name="Tokens").locator("[data-index]")
+    chips.nth(len(said["details"]) - 1).wait_for()  # they are drawn a moment after the figures
     assert chips.all_inner_texts() == [row["text"] for row in said["details"]]
     underlined = chips.evaluate_all("chips => chips.map(c => getComputedStyle(c).textDecorationLine === 'underline')")
     assert underlined == [row["supervised"] for row in said["details"]]
