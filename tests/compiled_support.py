@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+GENERATIONS = (80, 86, 89, 90, 100, 120)  # every architecture that the kernels are for
 SMALLEST = 99 * 1024  # bytes of shared memory that a block can have on every GPU since Ampere
 
 
@@ -27,3 +28,12 @@ def compiled(op: str, cache: Path, pattern: str = "", targets: Sequence[int] = (
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert not done.stderr, done.stderr[-2000:]  # its exit status speaks of spills, which the tests judge themselves
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check_registers(rows: list[dict], count: int) -> None:
+    """So many kernels, all of whose values stay in registers, and that fit every GPU."""
+    assert len(rows) == count
+    for row in rows:
+        assert row["spilled_bytes"] == 0, row
+        assert row["registers"] < 255, row
+        assert row["shared_bytes"] <= SMALLEST, row

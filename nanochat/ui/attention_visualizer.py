@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -10,6 +9,7 @@ import streamlit as st
 from nanochat.analysis import attention_visualizer as attention
 from nanochat.analysis.attention_visualizer import Look
 from nanochat.ui import attention_canvas
+from nanochat.ui.models import Stamp, opened_once, stamp_of
 from nanochat.ui.pickers import Checkpoint
 from nanochat.ui.text import visible
 
@@ -28,26 +28,18 @@ class Opened:
     """A model, and what its cached results are kept under."""
 
     loaded: "LoadedModel"
-    key: tuple[str, int, int, int]  # folder, step, and the file's time and size
+    key: tuple[str, int, Stamp]  # folder, step, and its files' times and sizes
 
 
 def opened(checkpoint: Checkpoint) -> Opened:
     """The model of a checkpoint, opened once for all tabs. Raises AttentionError where its files are gone."""
     try:
-        file = (Path(checkpoint.folder) / f"model_{checkpoint.step:06d}.pt").stat()
+        key = (str(checkpoint.folder), checkpoint.step, stamp_of(checkpoint.folder, checkpoint.step))
     except OSError as error:
         raise attention.AttentionError(
             f"{checkpoint.id}: its files cannot be read any more ({error.strerror}); choose another run"
         ) from error
-    key = (str(checkpoint.folder), checkpoint.step, file.st_mtime_ns, file.st_size)
-    return Opened(_model(*key), key)
-
-
-@st.cache_resource(max_entries=2, show_spinner="Opening the model")
-def _model(folder: str, step: int, modified: int, size: int) -> "LoadedModel":
-    from nanochat.checkpoint_manager import load_model
-
-    return load_model(folder, step)
+    return Opened(opened_once(*key), key)
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the text", hash_funcs={Opened: lambda model: model.key})

@@ -2,18 +2,17 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from nanochat.analysis import chat
 from nanochat.analysis.chat import Message, Messages, Prompt
-from nanochat.checkpoint_files import meta_name, model_name
 from nanochat.errors import is_message
 from nanochat.model_queue import ModelQueue
 from nanochat.reply import Part, Reply, Sampling, shared_engine
 from nanochat.ui.chips import Chip, chips
+from nanochat.ui.models import stamp_of
 from nanochat.ui.pickers import Checkpoint
 from nanochat.ui.states import go_to
 from nanochat.ui.text import visible
@@ -92,13 +91,12 @@ def open_model(chosen: Checkpoint) -> Opened | None:
     """
     kept: tuple[str, Opened] | None = st.session_state.get(f"{PAGE}_opened")
     try:
-        files = [Path(chosen.folder, name(chosen.step)).stat() for name in (model_name, meta_name)]
+        stamp = stamp_of(chosen.folder, chosen.step)
     except OSError:
         if kept is not None and kept[0] == chosen.id:
             st.warning("The files of this checkpoint are gone; the chat goes on with what is in memory.")
             return kept[1]
-        files = []  # opening says what is missing
-    stamp = tuple(number for one in files for number in (one.st_mtime_ns, one.st_size))
+        stamp = ()  # opening says what is missing
     accepted = f"{PAGE}_anyway_{chosen.id}"
     try:
         found = _opened(str(chosen.folder), chosen.step, stamp, bool(st.session_state.get(accepted)))

@@ -1,7 +1,6 @@
 """The conversation builder's views: what is wrong, the mask, what predicts what, what a cut loses, a token's loss."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -10,12 +9,12 @@ from nanochat.analysis import conversation_template_builder as builder
 from nanochat.conversation import RULES, check
 from nanochat.ui.chips import Chip, chips
 from nanochat.ui.conversation_template_builder import PAGE
+from nanochat.ui.models import opened_once, stamp_of
 from nanochat.ui.pickers import pick_checkpoint
 from nanochat.ui.text import visible
 from nanochat.ui.tokenizer_playground import MASK_LEGEND, figures, mask_chips
 
 if TYPE_CHECKING:
-    from nanochat.checkpoint_manager import LoadedModel
     from nanochat.tokenizer import Tokenizer
 
 
@@ -82,20 +81,12 @@ def draw_truncation(tokenizer: "Tokenizer", value: builder.Conversation) -> None
     chips(mask_chips(report), key=f"{PAGE}_cut", label="Tokens", legend={**MASK_LEGEND, "cut": "cut off"})
 
 
-@st.cache_resource(max_entries=2, show_spinner="Opening the model")
-def _model(folder: str, step: int, stamp: int) -> "LoadedModel":
-    from nanochat.checkpoint_manager import load_model
-
-    return load_model(folder, step)
-
-
 def draw_loss(value: builder.Conversation) -> None:
     """The loss of every token under a checkpoint."""
     chosen = pick_checkpoint(PAGE)
     if chosen is None:
         return
-    stamp = (Path(chosen.folder) / f"meta_{chosen.step:06d}.json").stat().st_mtime_ns
-    loaded = _model(str(chosen.folder), chosen.step, stamp)
+    loaded = opened_once(str(chosen.folder), chosen.step, stamp_of(chosen.folder, chosen.step))
     losses = builder.token_losses(loaded, value)
     supervised = "none" if losses.supervised_loss is None else f"{losses.supervised_loss:.3f}"
     context = "none" if losses.context_loss is None else f"{losses.context_loss:.3f}"
