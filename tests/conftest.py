@@ -1,4 +1,4 @@
-"""Every test runs on one torch thread and in a private workspace."""
+"""Every test runs on one torch thread and in a private workspace; the whole suite runs in a process per core."""
 
 import os
 
@@ -7,6 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; two core
 import pytest
 
 import tests.kernel_support  # noqa: F401 - first of all: it tells Triton to interpret before anything can load Triton
+
+MOST_WORKERS = 4  # each holds a torch, a Triton and perhaps a browser: about 1.5 GB
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Plain `pytest` shares the files out to a worker per core. A named file, a proof and a debugger stay alone."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not prove"
+    leads = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")  # a worker starts no workers
+    if whole and leads and config.option.numprocesses is None and not config.option.collectonly:
+        config.option.numprocesses, config.option.maxprocesses, config.option.dist = "auto", MOST_WORKERS, "loadfile"
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ def running_app(folder: Path, lab: Path, base: Path) -> Iterator[str]:
     finally:
         server.terminate()
         try:
-            server.wait(timeout=20)
+            server.wait(timeout=5)
         except subprocess.TimeoutExpired:  # a page that computes does not hear it
             server.kill()
             server.wait(timeout=20)
