@@ -14,6 +14,7 @@ Legend: B rows, T tokens, V vocabulary.
 import codecs
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from nanochat.safe_load import available_memory
 from nanochat.tool_use import ToolUse, run_python
 
 if TYPE_CHECKING:  # the benchmark runs this file on machines that have torch and nothing else
+    from nanochat.kept_cache import KeptCache
     from nanochat.tokenizer import Tokenizer
 
 
@@ -49,10 +51,19 @@ class _Row:
 class Engine:
     """A model and its tokenizer, ready to write. Safe to share: all state of a generation lives in its generator."""
 
-    def __init__(self, model: GPT, tokenizer: "Tokenizer", *, python: bool = False, trust_model: bool = False) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: "Tokenizer",
+        *,
+        python: bool = False,
+        trust_model: bool = False,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """python: let the model run Python in the sandbox; off, only the calculator answers its tool calls.
 
         trust_model: run it also where there is no sandbox. `notes` then holds the warning to show.
+        aside: entered while a program runs, for whoever lends the model to others meanwhile.
         """
         if tokenizer.get_vocab_size() != model.config.vocab_size:
             raise EngineError(
@@ -64,7 +75,8 @@ class Engine:
         self._python: Callable[[str], str | None] | None = None
         self.notes: tuple[str, ...] = ()  # what the user must be told
         if python:
-            self._python, self.notes = _python_tool(trust_model)
+            tool, self.notes = _python_tool(trust_model)
+            self._python = partial(_run_aside, tool, aside)
 
     def generate(
         self,
@@ -76,6 +88,7 @@ class Engine:
         top_p: Setting = None,
         min_p: Setting = None,
         seed: int | Sequence[int] = 42,
+        kept: "KeptCache | None" = None,
     ) -> Iterator[tuple[list[int | None], list[int]]]:
         """Stream columns: (a token per row, 1 where the model chose it and 0 where a tool forced it).
 
@@ -83,11 +96,15 @@ class Engine:
         <|assistant_end|> or <|bos|>, which is its last token; after that its entries are None. max_tokens: the most
         that a row takes (None: up to the end of its context). Settings are one number, or one per row. Row i of one
         seed draws from seed + i * ROW_STRIDE, so row 0 says what it would say alone.
+        kept: for a single row, what its conversation has been read of before; it is read on from there, and kept anew.
         Raises EngineError or KernelInputError, naming the setting, before the first column; a model whose logits are
         not numbers raises EngineError when it comes to them.
         """
         settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        return self._start(check_request(self.model.config, tokens, num_samples, max_tokens, seed, settings))
+        request = check_request(self.model.config, tokens, num_samples, max_tokens, seed, settings)
+        if kept is not None and request.rows > 1:
+            raise EngineError(f"a kept cache is of one text and {request.rows:,} are asked for; write them without")
+        return self._start(request, kept)
 
     def generate_batch(
         self,
@@ -112,12 +129,32 @@ class Engine:
                     masks[row].append(mask)
         return results, masks
 
-    def _start(self, request: Request) -> Iterator[tuple[list[int | None], list[int]]]:
+    def _start(self, request: Request, kept: "KeptCache | None" = None) -> Iterator[tuple[list[int | None], list[int]]]:
         """Run the prompts and the first draw now, so that what cannot be run is said before anything is streamed."""
         self._require_memory(request)
-        logits, cache = self._prefill(request.prompts, request.rows)
+        logits, cache = self._prefill(request.prompts, request.rows, kept)
         draw = _Draw.of(request, logits.device)
-        return self._stream(draw(logits, 0), cache, draw, request.limits, Decoder(self.model))
+        columns = self._stream(draw(logits, 0), cache, draw, request.limits, Decoder(self.model))
+        return columns if kept is None else self._keeping(columns, kept, request.prompts[0], cache)
+
+    def _keeping(
+        self,
+        columns: Iterator[tuple[list[int | None], list[int]]],
+        kept: "KeptCache",
+        prompt: list[int],
+        cache: KVCache,
+    ) -> Iterator[tuple[list[int | None], list[int]]]:
+        """The columns of one row, and its cache kept at their end or where their reader stops; not where they fail."""
+        ids = list(prompt)
+        try:
+            for column in columns:
+                if (token := column[0][0]) is not None:
+                    ids.append(token)
+                yield column
+        except GeneratorExit:
+            kept.give(self.model, ids[: cache.length], len(prompt), cache)
+            raise
+        kept.give(self.model, ids[: cache.length], len(prompt), cache)  # the last token was never read
 
     def _require_memory(self, request: Request) -> None:
         """Refuse more rows than a CPU has memory for, with the figures; a GPU says so itself, at once."""
@@ -168,15 +205,16 @@ class Engine:
             sampled = draw(decoder.step(ids, cache), step + 1)
 
     @torch.inference_mode()
-    def _prefill(self, prompts: list[list[int]], rows: int) -> tuple[Tensor, KVCache]:
+    def _prefill(self, prompts: list[list[int]], rows: int, kept: "KeptCache | None" = None) -> tuple[Tensor, KVCache]:
         """Run every prompt once; the logits (B, V) behind the last token of each row, and the cache to go on from."""
         config, weight = self.model.config, self.model.lm_head.weight
         logits, caches = [], []
         for prompt in prompts:
-            cache = KVCache(
-                config.n_layer, 1, config.n_kv_head, config.head_dim, dtype=weight.dtype, device=weight.device
-            )
-            hidden = self.model.hidden(torch.tensor([prompt], device=weight.device), cache)
+            cache = kept.take(self.model, prompt) if kept is not None else None
+            if cache is None:
+                shape = (config.n_layer, 1, config.n_kv_head, config.head_dim)
+                cache = KVCache(*shape, dtype=weight.dtype, device=weight.device)
+            hidden = self.model.hidden(torch.tensor([prompt[cache.length :]], device=weight.device), cache)
             logits.append(self.model.logits(hidden[:, -1]))
             caches.append(cache)
         if len(caches) > 1:
@@ -239,6 +277,13 @@ def _python_tool(trust_model: bool) -> tuple[Callable[[str], str | None], tuple[
             f"Python cannot be contained here ({status.reason}); go on without it: the calculator still answers"
         )
     return partial(run_python, trust_model=True), (UNCONTAINED_BANNER,)
+
+
+def _run_aside(
+    tool: Callable[[str], str | None], aside: Callable[[], AbstractContextManager[None]], code: str
+) -> str | None:
+    with aside():
+        return tool(code)
 
 
 def _signed(seed: int) -> int:

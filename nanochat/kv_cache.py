@@ -88,6 +88,18 @@ class KVCache:
         self.lengths = [length + count for length in self.lengths]
         self.last_ids = ids[:, -1:]
 
+    def rewind(self, length: int, last_ids: Tensor, last_vector: Tensor | None) -> None:
+        """Hold the first `length` tokens of every row and no more; what lies beyond is written over.
+
+        last_ids: (B, 1), the last of these tokens. last_vector: (B, 1, C), its unsmeared embedding; None where the
+        model has no smear. Works after a step that was cut short, too. Raises CacheError where a row is not as long.
+        """
+        if not 1 <= length <= min(self.lengths):
+            raise CacheError(f"rows of this cache hold {self.lengths} tokens; rewind to 1 to {min(self.lengths)}")
+        self.lengths, self.ragged = [length] * len(self.lengths), False
+        self.lens_after = torch.full_like(self.lens_after, length)
+        self.last_ids, self.last_vector = last_ids, last_vector
+
     def positions_of(self, tables: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
         """The rows of the rotary tables (1, T, 1, D/2) for the next `count` tokens; (B, 1, 1, D/2) where ragged."""
         if not self.ragged or count > 1:

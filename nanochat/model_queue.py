@@ -91,15 +91,21 @@ class ModelQueue:
 
     def in_turns(self, start: Callable[[], Iterator[T]]) -> Iterator[T]:
         """What `start()` yields, each item computed in a turn of its own; starting (the prompt) takes one, too."""
-        with self._turn:
+        with self.turn():
             source = start()
         ended = object()
         while True:
-            with self._turn:
+            with self.turn():
                 item = next(source, ended)
             if item is ended:
                 return
             yield item  # type: ignore[misc]
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The model for this block alone, for whatever is computed in one piece."""
+        with self._turn:
+            yield
 
     @contextmanager
     def aside(self) -> Iterator[None]:

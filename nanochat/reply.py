@@ -22,6 +22,7 @@ from nanochat.model_queue import ModelQueue
 if TYPE_CHECKING:
     from nanochat.checkpoint_manager import LoadedModel
     from nanochat.engine import Engine
+    from nanochat.kept_cache import KeptCache
     from nanochat.tokenizer import Tokenizer
 
 Part = dict[str, str]  # {"type": "text" | "python" | "python_output", "text": ...}, as conversations write it
@@ -88,16 +89,7 @@ def shared_engine(loaded: "LoadedModel", queue: ModelQueue, *, python: bool = Fa
     """
     from nanochat.engine import Engine
 
-    engine = Engine(loaded.model, loaded.tokenizer, python=python, trust_model=trust)
-    if engine._python is not None:
-        engine._python = partial(_run_aside, engine._python, queue)
-    return engine
-
-
-def _run_aside(tool: Any, queue: ModelQueue, code: str) -> str | None:
-    with queue.aside():
-        answer: str | None = tool(code)
-        return answer
+    return Engine(loaded.model, loaded.tokenizer, python=python, trust_model=trust, aside=queue.aside)
 
 
 @dataclass
@@ -113,10 +105,17 @@ class Reply:
     last: float = 0.0
 
     def write(
-        self, engine: "Engine", prompt: Sequence[int], sampling: Sampling, queue: ModelQueue
+        self,
+        engine: "Engine",
+        prompt: Sequence[int],
+        sampling: Sampling,
+        queue: ModelQueue,
+        kept: "KeptCache | None" = None,
     ) -> Generator[Piece, None, None]:
-        """Write it, a piece a token. Raises EngineError or KernelInputError, naming the setting, and EngineError where
-        the model gives no numbers; what was written by then stays.
+        """Write it, a piece a token. kept: what the conversation has been read of before.
+
+        Raises EngineError or KernelInputError, naming the setting, and EngineError where the model gives no numbers;
+        what was written by then stays.
         """
         from nanochat.engine import TextStream
 
@@ -126,7 +125,8 @@ class Reply:
         settings: dict[str, Any] = {name: getattr(sampling, name) for name in names}
         marks = _marks(engine.tokenizer)
         stream, kind = TextStream(engine.tokenizer), "text"
-        for (token,), (chosen,) in queue.in_turns(partial(engine.generate, list(prompt), max_tokens=limit, **settings)):
+        start = partial(engine.generate, list(prompt), max_tokens=limit, kept=kept, **settings)
+        for (token,), (chosen,) in queue.in_turns(start):
             if token is None or token in engine.ends:
                 self.reason = "end"
                 break

@@ -5,8 +5,9 @@
     GET  /health                 whether it lives, and how many write and wait
 
 Each completion is written in a thread of its own, in turns with the others (model_queue.py); its keys, values and
-random numbers are its own. A client that goes away frees its seat with the next token. Any web page can post to
-loopback, so the Host must be this machine's name for itself, and an Origin, which only browsers send, too.
+random numbers are its own. A request that goes on with an earlier one is read from where that one ended
+(kept_cache.py). A client that goes away frees its seat with the next token. Any web page can post to loopback, so the
+Host must be this machine's name for itself, and an Origin, which only browsers send, too.
 """
 
 import asyncio
@@ -17,17 +18,18 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from nanochat.errors import is_message
+from nanochat.kept_cache import Shelf
 from nanochat.model_queue import BusyError, ModelQueue
 from nanochat.reply import Reply, Sampling, prompt_ids
 from nanochat.serving_requests import MAX_BODY, ApiError, ChatRequest, StopText, parse_request
@@ -50,6 +52,7 @@ class Served:
     defaults: Sampling  # what a request leaves open
     continuation: bool  # the model has seen no conversation: it continues text
     created: int  # seconds since 1970
+    shelf: Shelf = field(default_factory=lambda: Shelf(owns=True))  # conversations between two of their requests
 
 
 def application(served: Served) -> Any:
@@ -121,10 +124,13 @@ def _as_api_error(error: BaseException) -> ApiError:
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ApiError(413, f"the body is longer than {MAX_BODY:,} bytes; shorten the conversation")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise ApiError(413, f"the body is longer than {MAX_BODY:,} bytes; shorten the conversation")
+    except ClientDisconnect:
+        raise ApiError(499, "the client has gone") from None  # nobody reads it
     return bytes(body)
 
 
@@ -183,7 +189,8 @@ class _Writing:
             )
         stop, ready, told = StopText(request.stops), "", 0.0
         with served.queue.seat(self._wanted):
-            pieces = self.reply.write(engine, prompt, request.sampling, served.queue)
+            kept = served.shelf.continued_by(prompt)
+            pieces = self.reply.write(engine, prompt, request.sampling, served.queue, kept)
             with closing(pieces):
                 for piece in pieces:
                     self._wanted()

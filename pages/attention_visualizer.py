@@ -4,17 +4,19 @@ import streamlit as st
 
 from nanochat.analysis.attention_visualizer import EXAMPLE
 from nanochat.ui import attention_visualizer as views
-from nanochat.ui.attention_visualizer import PAGE, Opened
+from nanochat.ui.attention_visualizer import PAGE
 from nanochat.ui.errors import errors_as_sentences
+from nanochat.ui.models import Shared, open_shared
 from nanochat.ui.pickers import base_dir_input, pick_checkpoint, runs_by_id
 from nanochat.ui.shell import heading
 
 
-def _off_heads(model: Opened) -> tuple[tuple[int, int], ...]:
+def _off_heads(model: Shared) -> tuple[tuple[int, int], ...]:
     """The heads to switch off, each with its measured name."""
     options = {f"{layer}.{head}": label for layer, head, label, *_ in views.names_of(model).iter_rows()}
     key = f"{PAGE}_off"
-    if key in st.session_state:
+    gone = [name for name in st.session_state.get(key, ()) if name not in options]
+    if gone:  # written only where it must be: what is written here overrules a click that is on its way
         st.session_state[key] = [name for name in st.session_state[key] if name in options]
     chosen = st.multiselect(
         "Heads switched off",
@@ -45,7 +47,9 @@ def main() -> None:
             st.subheader("What there will be to see", anchor=False)
             views.draw_lesson()
             return
-        model = views.opened(checkpoint)
+        model = open_shared(PAGE, checkpoint)
+        if model is None:
+            return
         text = st.text_area("Text", EXAMPLE, key=f"{PAGE}_text", height=90)
         chat = checkpoint.run.stage != "base" and st.toggle(
             "As a message to the model", key=f"{PAGE}_chat", bind="query-params"

@@ -38,11 +38,13 @@ def main() -> None:
         if checkpoint is None:
             several.draw_example(settings)
             return
-        model, key = views.opened(checkpoint)
+        model = views.opened(checkpoint)
+        if model is None:
+            return
         chat = checkpoint.run.stage != "base"
         if chat and st.toggle("Continue as plain text", key=f"{PAGE}_plain", bind="query-params"):
             chat = False
-        work = views.work_on(model, key, _prompt(model, chat))
+        work = views.work_on(model, _prompt(model, chat))
         view = st.segmented_control(
             "View", VIEWS, default=VIEWS[0], key=f"{PAGE}_view", bind="query-params", label_visibility="collapsed"
         )

@@ -1,13 +1,17 @@
 """The attention visualizer's page: nothing trained, a tiny run in every view, a broken one, texts that cannot be."""
 
+import base64
 import json
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from nanochat import paths
 from nanochat.analysis import attention_visualizer as attention
+from nanochat.analysis import chat
 from nanochat.checkpoint_manager import load_model
 from nanochat.ui import attention_canvas
 from nanochat.ui.attention_visualizer import PAGE, VIEWS
@@ -103,7 +107,24 @@ def test_a_broken_run_and_one_that_goes_away_are_sentences(run) -> None:
     (run / "model_000010.pt").unlink()
     page.run()
     assert not page.exception
-    assert "its files cannot be read any more" in words(page) or "there is none" in words(page)
+    assert "goes on with what is in memory" in words(page) or "there is none" in words(page)
+
+
+def test_a_model_too_large_is_asked_about_first_and_a_busy_one_says_so(run, monkeypatch) -> None:
+    monkeypatch.setattr(chat, "memory", lambda *_: chat.Memory(2_300_000_000, 1_100_000_000))
+    page = opened()
+    assert "it needs 2.3 GB, 1.1 GB free" in words(page)
+    assert not page.dataframe
+    page.button(key=f"{PAGE}_anyway").click().run()
+    assert page.dataframe
+    queue = page.session_state[f"{PAGE}_opened"][1].queue
+    queue.at_once, queue.waiting = 0, 0
+    page.text_area(key=f"{PAGE}_text").set_value("so it went").run()
+    assert "the model is busy" in words(page)
+    queue.at_once = 1
+    page.run()
+    assert "the model is busy" not in words(page)
+    assert not page.error
 
 
 def test_hostile_text_reaches_the_browser_as_data(run, monkeypatch) -> None:
@@ -119,22 +140,22 @@ def test_hostile_text_reaches_the_browser_as_data(run, monkeypatch) -> None:
 
 
 def test_many_heads_and_a_long_text_stay_small_on_the_wire(monkeypatch) -> None:
-    import numpy as np
-
+    """Also at 512 tokens of weights that are as hard to pack as softmax makes them: no pattern in them at all."""
     sent = []
     monkeypatch.setattr(attention_canvas, "_component", lambda: lambda **call: sent.append(call["data"]))
     weights = np.broadcast_to(np.eye(256), (20, 10, 256, 256))
     seen = [attention.visible_keys(256, 64)] * 20
     attention_canvas.grid(weights, seen, [[""] * 10] * 20, frozenset(), key="x", label="x")
     attention_canvas.matrix(weights[0, 0], seen[0], ["·word"] * 256, key="y", label="y")
+    for spread in (0.5, 1.0, 2.0, 4.0):
+        scores = np.where(attention.visible_keys(512, -1), np.random.default_rng(0).normal(0, spread, (512, 512)), -99)
+        noise = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        attention_canvas.matrix(noise, scores > -99, ["·wordlike"] * 512, key="z", label="z")
     assert all(len(json.dumps(data)) < 150 * 1024 for data in sent)
 
 
 def test_cells_are_bytes_of_the_lower_triangle() -> None:
-    import base64
-
-    import numpy as np
-
     weights = np.array([[1.0, 0, 0], [0.25, 0.75, 0], [0, 0.01, 0.99]])
-    cells = base64.b64decode(attention_canvas.encoded(weights, attention.visible_keys(3, 1)))
+    cells = attention_canvas.cells_of(weights, attention.visible_keys(3, 1))
     assert list(cells) == [255, 128, 221, 0, 26, 254]
+    assert zlib.decompress(base64.b64decode(attention_canvas.packed(cells, cells))) == 2 * cells

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nanochat.checkpoint_manager import LoadedModel, load_model
 from nanochat.engine import Engine
 from nanochat.errors import exit_status
+from nanochat.gpt import GPT
 from nanochat.gpt_config import GPTConfig
 from nanochat.scripts import chat_cli
 from nanochat.tokenizer import train_tokenizer
@@ -96,6 +98,36 @@ def test_a_second_turn_continues_the_very_tokens_of_the_first(
         special("<|user_end|>"),
         special("<|assistant_start|>"),
     ]
+
+
+def test_a_second_turn_is_read_from_where_the_first_ended_and_clear_forgets(
+    base_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns, read = spy(monkeypatch), []
+    real = GPT.hidden
+
+    def hidden(self: GPT, ids: torch.Tensor, *more: object, **named: object) -> torch.Tensor:
+        read.append(ids.size(1))
+        return real(self, ids, *more, **named)
+
+    monkeypatch.setattr(GPT, "hidden", hidden)
+    typed(monkeypatch, "the cat", "ran", "clear", "the cat")
+    assert run(base_dir) == 0
+    (first, reply), (second, _), (third, _) = turns
+    assert read == [len(first), len(second) - len(first) - len(reply) + 1, len(third)]
+
+
+def test_control_characters_reach_a_pipe_and_no_terminal(
+    base_dir: Path, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "a\x1b]0;gone\x07\x9b31m\tb\n👨\u200d👩"
+    ids = loaded.tokenizer.encode(said)
+    monkeypatch.setattr(Engine, "generate", lambda *_, **__: iter([([token], [1]) for token in ids]))
+    assert run(base_dir, "-p", "the cat") == 0
+    assert capsys.readouterr().out == said + "\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run(base_dir, "-p", "the cat") == 0
+    assert capsys.readouterr().out == "a\\x1b]0;gone\\x07\\x9b31m\tb\n👨\u200d👩\n"
 
 
 def test_clear_starts_over_and_empty_lines_say_nothing(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

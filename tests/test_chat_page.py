@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+import torch
 from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 
@@ -13,6 +14,7 @@ from nanochat import paths
 from nanochat.analysis import chat
 from nanochat.engine import Engine
 from nanochat.generation import EngineError
+from nanochat.gpt import GPT
 from nanochat.ui.chat import PAGE
 from tests.chat_support import ANSWER, QUESTION, SUM, taught
 
@@ -86,6 +88,37 @@ def test_a_conversation_with_a_tool_call_and_every_button(lab: Path) -> None:
     assert talk(page)[0].text == f"{QUESTION} "
     page = press(page, "clear")
     assert talk(page) == ()
+
+
+def test_a_turn_reads_only_what_is_new_and_a_new_conversation_keeps_nothing(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = say(opened(seed="7", max_tokens="20"), "Hi")
+    read: list[int] = []
+    real = GPT.hidden
+
+    def hidden(self: GPT, ids: torch.Tensor, *more: object, **named: object) -> torch.Tensor:
+        read.append(ids.size(1))
+        return real(self, ids, *more, **named)
+
+    monkeypatch.setattr(GPT, "hidden", hidden)
+    page = say(page, "And?")
+    _, reply, asked, answer = talk(page)
+    loaded = page.session_state[f"{PAGE}_opened"][1].loaded
+    prompt = chat.fit(loaded.tokenizer, talk(page)[:3], 128, reserve=20, model=reply.model).ids
+    first = chat.fit(loaded.tokenizer, talk(page)[:1], 128, reserve=20, model=reply.model).ids
+    in_the_cache = len(first) + len(reply.ids) - (reply.reason == "limit")  # its last token was drawn and never read
+    assert read == [len(prompt) - in_the_cache]
+    (row,), _ = Engine(loaded.model, loaded.tokenizer).generate_batch(
+        prompt, max_tokens=20, temperature=0.6, top_k=50, seed=7
+    )
+    assert [*answer.ids] == row[len(prompt) :]
+    kept = page.session_state[f"{PAGE}_talk"].kept
+    assert kept.size > 0
+    page = press(page, "clear")
+    assert page.session_state[f"{PAGE}_talk"].kept is not kept
+    assert page.session_state[f"{PAGE}_talk"].kept.size == 0
+    assert asked.text == "And?"
 
 
 def test_hostile_text_stays_text(lab: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nanochat import paths
+from nanochat.analysis import chat
 from nanochat.analysis import generation_explorer as explorer
 from nanochat.checkpoint_manager import load_model
 from nanochat.engine import Engine
@@ -102,6 +103,37 @@ def test_a_step_is_opened_a_token_forced_and_branches_compared(run) -> None:
     page.radio(key=f"{PAGE}_branch").set_value("A").run()
     assert (work(page).branch, work(page).step) == ("A", None)
     assert not page.exception
+
+
+def test_a_model_too_large_is_asked_about_first(run, monkeypatch) -> None:
+    monkeypatch.setattr(chat, "memory", lambda *_: chat.Memory(2_300_000_000, 1_100_000_000))
+    page = opened()
+    assert "it needs 2.3 GB, 1.1 GB free" in page.warning[0].value
+    assert not metrics(page)
+    page.button(key=f"{PAGE}_anyway").click().run()
+    assert metrics(page)["Tokens"] == "5"
+
+
+def test_a_busy_model_says_so_and_what_is_kept_is_there_all_the_same(run) -> None:
+    page = opened()
+    queue = work(page).queue
+    queue.at_once, queue.waiting = 0, 0
+    page.run()
+    assert metrics(page)["Tokens"] == "5"
+    page.slider(key=f"{PAGE}_tokens").set_value(10).run()
+    assert "the model is busy" in words(page)
+    queue.at_once = 1
+    page.run()
+    assert metrics(page)["Tokens"] == "10"
+    assert queue.seated == 0
+
+
+def test_files_that_vanish_leave_the_text_that_is_looked_at(run) -> None:
+    page = opened()
+    (run / "model_000010.pt").unlink()
+    page.run()
+    assert not page.exception
+    assert metrics(page).get("Tokens") == "5" or "nanochat demo" in words(page)
 
 
 def test_the_lens_opens(run) -> None:

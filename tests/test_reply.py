@@ -1,12 +1,14 @@
 """One reply: the prompt it answers, its text and tool calls, why it ended, and what is left where it is stopped."""
 
 from contextlib import closing
+from itertools import islice
 
 import pytest
 
 from nanochat.checkpoint_manager import LoadedModel
 from nanochat.engine import Engine
 from nanochat.generation import EngineError
+from nanochat.kept_cache import KeptCache
 from nanochat.model_queue import ModelQueue
 from nanochat.reply import Reply, Sampling, Turn, prompt_ids, shared_engine
 from tests.chat_support import ANSWER, CONTEXT, LESSON, QUESTION, SUM, loaded, taught
@@ -89,6 +91,25 @@ def test_settings_and_weights_that_cannot_be(engine: Engine, monkeypatch: pytest
     with pytest.raises(EngineError):
         list(reply.write(engine, [1], Sampling(), ModelQueue()))
     assert reply.ids == [65]
+
+
+def test_a_reply_that_goes_on_is_the_one_of_a_fresh_run(engine: Engine) -> None:
+    """Tool call included: tokens that a tool forced are in the cache like all others."""
+    kept = KeptCache()
+
+    def said(prompt: list[int], kept: KeptCache | None, stop: int = 99) -> list[int]:
+        reply = Reply()
+        with closing(reply.write(engine, prompt, Sampling(seed=7), ModelQueue(), kept)) as pieces:
+            list(islice(pieces, stop))
+        return reply.ids
+
+    first = prompt_ids(engine.tokenizer, [Turn("user", QUESTION)])
+    reply = said(first, kept)
+    assert reply == said(first, None)
+    turns = [Turn("user", QUESTION), Turn("assistant", "", tuple(reply)), Turn("user", "2+2?")]
+    longer = prompt_ids(engine.tokenizer, turns)
+    assert said(longer, kept, stop=5) == said(longer, None, stop=5)
+    assert said(longer, kept) == said(longer, None)
 
 
 def test_a_program_runs_while_another_has_the_model(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:

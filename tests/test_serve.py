@@ -1,5 +1,6 @@
 """The server as programs meet it: OpenAI's own client where it is installed, plain HTTP, and everything it refuses."""
 
+import asyncio
 import http.client
 import json
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import uvicorn
 
 from nanochat import serving
@@ -17,6 +19,7 @@ from nanochat.checkpoint_manager import LoadedModel
 from nanochat.engine import Engine
 from nanochat.errors import exit_status
 from nanochat.generation import EngineError
+from nanochat.gpt import GPT
 from nanochat.model_queue import ModelQueue
 from nanochat.reply import Sampling, Turn, prompt_ids, shared_engine
 from nanochat.scripts import serve
@@ -96,6 +99,31 @@ def test_a_reply_is_the_engines(port: int, served: serving.Served) -> None:
     assert call(port, "POST", PATH, {**ASKED, "max_tokens": 3})[1]["choices"][0]["finish_reason"] == "length"
     stopped = call(port, "POST", PATH, {**ASKED, "stop": ["is 7"]})[1]["choices"][0]
     assert (stopped["message"]["content"], stopped["finish_reason"]) == ("Let me see. It ", "stop")
+
+
+def test_the_next_request_of_a_conversation_is_read_from_where_the_last_one_ended(
+    port: int, served: serving.Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = GPT.hidden
+
+    def hidden(self: GPT, ids: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        read.append(ids.size(1))
+        return real(self, ids, *more, **named)
+
+    asked: Any = {**ASKED, "messages": [{"role": "user", "content": "Hi you"}], "seed": 1, "max_tokens": 9}
+    first = call(port, "POST", PATH, asked)[1]
+    wait_until(lambda: served.queue.seated == 0)
+    said = [*asked["messages"], {"role": "assistant", "content": first["choices"][0]["message"]["content"]}]
+    more = {**asked, "messages": [*said, {"role": "user", "content": "on"}]}
+    monkeypatch.setattr(GPT, "hidden", hidden)
+    second = call(port, "POST", PATH, more)[1]
+    assert read[0] <= second["usage"]["prompt_tokens"] - first["usage"]["prompt_tokens"]
+    turns = [Turn(one["role"], one["content"]) for one in more["messages"]]
+    prompt = prompt_ids(served.engine.tokenizer, turns)
+    (row,), _ = served.engine.generate_batch(prompt, max_tokens=9, temperature=0.6, top_k=50, seed=1)
+    assert second["usage"]["completion_tokens"] == len(row) - len(prompt)
+    assert second["choices"][0]["message"]["content"] in served.engine.tokenizer.decode(row[len(prompt) :])
 
 
 def test_a_stream_says_the_same_in_pieces(port: int) -> None:
@@ -190,6 +218,21 @@ def test_a_client_that_goes_away_frees_its_seat_and_others_are_told_busy(
     for connection in reversed(connections):
         connection.close()
     assert wait_until(lambda: served.queue.seated == 0 and not served.queue._line) < 10
+
+
+def test_a_client_that_goes_away_in_the_middle_of_its_body_is_no_failure(served: serving.Served) -> None:
+    news = iter([{"type": "http.request", "body": b'{"model": ', "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(news)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": [(b"host", b"localhost")]}
+    asyncio.run(serving.application(served)(scope, receive, send))  # what fails is raised, for the log
+    assert sent[0]["status"] == 499
 
 
 def test_a_model_that_gives_no_numbers(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@
 
 Every round runs each candidate once, one after the other, with the same prompt, settings and seed, so all write the
 same tokens and a machine whose speed drifts slows them alike; differences are taken round by round and their median is
-reported. Time is the wall's, because the server is a process of its own. A last run sends several requests at once.
+reported. Time is the wall's, because the server is a process of its own. Then a late turn of a long conversation, read
+anew and read on from what is kept. A last run sends several requests at once.
 """
 
 import argparse
@@ -25,12 +26,14 @@ from typing import Any
 from nanochat import paths
 from nanochat.checkpoint_manager import load_model_from
 from nanochat.engine import Engine
+from nanochat.kept_cache import KeptCache
 from nanochat.model_queue import ModelQueue
 from nanochat.reply import Reply, Sampling, Turn, prompt_ids
 
 PROMPT = "One day"
 SAMPLING = Sampling(temperature=0.8, top_k=50, max_tokens=200, seed=1)
 HANG = 120  # seconds
+TURN = 16  # tokens that a late turn adds
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,23 @@ def measure(candidates: dict[str, Callable[[], Measured]], rounds: int) -> list[
     ]
 
 
+def late_turn(engine: Engine, prompt: list[int], rounds: int) -> dict[str, float]:
+    """The first token of a turn at the end of the context: milliseconds when all is read anew, and when it is kept."""
+    room = engine.model.config.sequence_len - TURN - 1
+    before = (prompt * (room // len(prompt) + 1))[:room]
+    turn = before + before[1 : TURN + 1]
+    spent: dict[str, list[float]] = {"anew_ms": [], "kept_ms": []}
+    for _ in range(rounds):
+        kept = KeptCache()
+        for _ in engine.generate(before, max_tokens=1, kept=kept):
+            pass
+        for name, what in (("anew_ms", None), ("kept_ms", kept)):
+            begun = time.perf_counter()
+            next(engine.generate(turn, max_tokens=1, kept=what))
+            spent[name].append(1e3 * (time.perf_counter() - begun))
+    return {"tokens": len(turn), **{name: statistics.median(found) for name, found in spent.items()}}
+
+
 def at_once(run: Callable[[int], Measured], count: int) -> dict[str, float]:
     """Several replies at the same time: the last first token, and all tokens over the whole time."""
     found: list[Measured] = []
@@ -165,15 +185,20 @@ def main(argv: list[str] | None = None) -> int:
             "server": lambda: over_http(port, name),
         }
         records = measure(candidates, args.rounds)
+        late = late_turn(engine, prompt, args.rounds)
         together = at_once(lambda seed: over_http(port, name, seed), args.chats)
     if args.json:
-        print(json.dumps({"records": [asdict(record) for record in records], "at_once": together}))
+        print(json.dumps({"records": [asdict(record) for record in records], "late_turn": late, "at_once": together}))
         return 0
     for one in records:
         print(
             f"{one.name:<8} first token {one.first_ms:6.1f} ms ({one.first_over_engine_ms:+.1f})   "
             f"{one.tokens_per_second:6.0f} tokens/s ({one.speed_of_engine:.2f} of the engine)"
         )
+    print(
+        f"turn behind {late['tokens'] - TURN:,} tokens: first token {late['anew_ms']:.1f} ms read anew, "
+        f"{late['kept_ms']:.1f} ms read on from what is kept"
+    )
     print(
         f"{together['chats']} at once: last first token {together['last_first_ms']:.0f} ms, "
         f"{together['tokens_per_second']:.0f} tokens/s in all"

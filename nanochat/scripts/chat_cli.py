@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from nanochat.paths import STAGE_FOLDERS, roots
 if TYPE_CHECKING:
     from nanochat.checkpoint_manager import LoadedModel
     from nanochat.engine import Engine
+    from nanochat.kept_cache import KeptCache
 
 REPLY_TOKENS = 256  # nanochat's own limit on a reply
 
@@ -99,9 +101,12 @@ def _turn(args: argparse.Namespace, engine: Engine, conversation: list[int], tex
     return [*conversation, *bos, *said, tokenizer.encode_special("<|assistant_start|>")]
 
 
-def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int], name: str = "") -> list[int] | None:
+def _reply(
+    args: argparse.Namespace, engine: Engine, tokens: list[int], name: str = "", kept: KeptCache | None = None
+) -> list[int] | None:
     """Stream one reply to standard output, behind the speaker's name; return the conversation with it.
 
+    kept: what the model has read of the conversation before; it reads on from there.
     Ctrl-C ends the reply, and what was said so far stays in the conversation; None if nothing was.
     """
     from nanochat.engine import TextStream
@@ -111,13 +116,13 @@ def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int], name: st
     room = max(engine.model.config.sequence_len - len(tokens), 1)
     stream, reply = TextStream(engine.tokenizer), []
     try:
-        columns = engine.generate(tokens, max_tokens=min(args.max_tokens, room), **settings)
+        columns = engine.generate(tokens, max_tokens=min(args.max_tokens, room), kept=kept, **settings)
         print(name, end="", flush=True)
         for (token,), _ in columns:
             if token is None or token in engine.ends:
                 break
             reply.append(token)
-            print(stream.push(token), end="", flush=True)
+            print(_harmless(stream.push(token)), end="", flush=True)
     except KeyboardInterrupt:
         if args.prompt is not None:
             raise
@@ -125,17 +130,32 @@ def _reply(args: argparse.Namespace, engine: Engine, tokens: list[int], name: st
         if not reply:
             print(flush=True)
             return None
-    print(stream.finish(), flush=True)
+    print(_harmless(stream.finish()), flush=True)
     if len(reply) == room:
         print(f"The model's context of {len(tokens) + room:,} tokens is full.", file=sys.stderr)
     ending = [] if args.source == "base" else [engine.tokenizer.encode_special("<|assistant_end|>")]
     return [*tokens, *reply, *ending]
 
 
+def _harmless(text: str) -> str:
+    """Text as a terminal may have it: a model's control characters would move the cursor, rename the window or worse.
+
+    They are written as their codes; a pipe or a file gets the text as it is.
+    """
+    if not sys.stdout.isatty():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if c not in "\n\t" and unicodedata.category(c) == "Cc" else c for c in text
+    )
+
+
 def _converse(args: argparse.Namespace, loaded: LoadedModel, engine: Engine) -> None:
+    from nanochat.kept_cache import KeptCache
+
     print(f"{args.source} model, step {loaded.meta.get('step', 'unknown')}.")
     print("Type a message. Ctrl-C stops a reply, `clear` starts over, `quit` leaves.")
     conversation: list[int] = []
+    kept = KeptCache()
     while True:
         try:
             line = input("\nYou: ").strip()
@@ -146,11 +166,12 @@ def _converse(args: argparse.Namespace, loaded: LoadedModel, engine: Engine) -> 
             return
         if line.lower() == "clear":
             conversation = []
+            kept.forget()
             print("A new conversation.")
         elif line:
             try:
                 tokens = _turn(args, engine, conversation, line)
-                conversation = _reply(args, engine, tokens, "\nAssistant: ") or conversation
+                conversation = _reply(args, engine, tokens, "\nAssistant: ", kept) or conversation
             except ValueError as error:
                 if not is_message(error):
                     raise

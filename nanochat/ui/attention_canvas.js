@@ -1,4 +1,5 @@
-// Attention matrices (attention_canvas.py): bytes come as base64, hover and keys work here, a picked row goes back.
+// Attention matrices (attention_canvas.py): bytes come deflated in base64, hover and keys work here, a picked row goes
+// back.
 
 const VIRIDIS = [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137],
   [53, 183, 121], [109, 205, 89], [180, 222, 44], [253, 231, 37]];
@@ -7,8 +8,10 @@ const TABLE = Array.from({ length: 256 }, (_, value) => {
   return VIRIDIS[low].map((from, i) => Math.round(from + (VIRIDIS[low + 1][i] - from) * (place - low)));
 });
 
-function bytesOf(text) {
-  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+async function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 // A T x T picture of the lower triangle; what cannot be seen stays transparent.
@@ -49,8 +52,8 @@ function legend(root) {
   add(line, "span", "", "Finer where weights are small. Empty: it cannot look there.");
 }
 
-function drawMatrix(root, data, pick) {
-  const { size, texts } = data, cells = bytesOf(data.cells), small = picture(cells, size);
+function drawMatrix(root, data, cells, pick) {
+  const { size, texts } = data, small = picture(cells, size);
   const at = (row, column) => cells[row * (row + 1) / 2 + column];
   const width = Math.max(260, Math.min(root.clientWidth || 640, 1000)), narrow = width < 520;
   const top = 40, right = 46, names = narrow ? 74 : 118;
@@ -172,12 +175,12 @@ function drawMatrix(root, data, pick) {
   tell();
 }
 
-function drawGrid(root, data, pick) {
-  const list = add(root, "div", "grid"), off = new Set(data.off);
+function drawGrid(root, data, cells, pick) {
+  const each = data.size * (data.size + 1) / 2, list = add(root, "div", "grid"), off = new Set(data.off);
   list.setAttribute("role", "group");
   list.setAttribute("aria-label", data.label);
   let row = null;
-  data.cells.forEach((cells, index) => {
+  data.names.forEach((name, index) => {
     const layer = Math.floor(index / data.heads), head = index % data.heads;
     if (head === 0) {
       row = add(list, "div", "row");
@@ -187,10 +190,10 @@ function drawGrid(root, data, pick) {
     button.type = "button";
     if (off.has(index)) button.classList.add("off");
     const place = data.places ? `Layer ${layer}, head ${head}, ` : "";
-    button.setAttribute("aria-label", `${place}${off.has(index) ? "switched off, " : ""}${data.names[index]}`);
-    button.append(picture(bytesOf(cells), data.size));
+    button.setAttribute("aria-label", `${place}${off.has(index) ? "switched off, " : ""}${name}`);
+    button.append(picture(cells.subarray(index * each, (index + 1) * each), data.size));
     const number = data.places ? `${layer}.${head} ` : "";
-    add(button, "span", "name", `${number}${off.has(index) ? "(off) " : ""}${data.names[index]}`);
+    add(button, "span", "name", `${number}${off.has(index) ? "(off) " : ""}${name}`);
     button.onclick = () => pick(index);
   });
   legend(root);
@@ -199,24 +202,29 @@ function drawGrid(root, data, pick) {
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component;
   let root = parentElement.querySelector(".attention");
-  const focused = root !== null && root.querySelector("canvas:focus") !== null;
   if (!root) root = add(parentElement, "div", "attention");
   const pick = (index) => setTriggerValue("picked", index);
+  let width = 0, cells = null, gone = false;
   function draw() {
+    const focused = root.querySelector("canvas:focus") !== null;
+    width = root.clientWidth;
     root.replaceChildren();
-    (data.kind === "grid" ? drawGrid : drawMatrix)(root, data, pick);
+    (data.kind === "grid" ? drawGrid : drawMatrix)(root, data, cells, pick);
+    if (focused) root.querySelector("canvas")?.focus();
   }
-  draw();
-  if (focused) root.querySelector("canvas")?.focus();
-  let width = root.clientWidth;
   const observer = new ResizeObserver(() => {
-    if (data.kind === "matrix" && Math.abs(root.clientWidth - width) > 8) {
-      width = root.clientWidth;
-      draw();
-    }
+    if (cells && data.kind === "matrix" && Math.abs(root.clientWidth - width) > 8) draw();
   });
-  observer.observe(root);
+  unpacked(data.cells).then((bytes) => {
+    if (gone || root.nanochatObserver !== observer) return;  // newer data came, or the page went
+    cells = bytes;
+    draw();
+    observer.observe(root);
+  });
   root.nanochatObserver?.disconnect();
   root.nanochatObserver = observer;
-  return () => observer.disconnect();
+  return () => {
+    gone = true;
+    observer.disconnect();
+  };
 }

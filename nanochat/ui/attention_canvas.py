@@ -1,7 +1,8 @@
 """Attention matrices on a canvas: one large one with hover, or a small one for every head of a model.
 
 A chart of 256 x 256 rectangles takes a browser seconds; a canvas takes milliseconds. Each weight goes over the wire as
-one byte, the lower triangle alone: 0 is "cannot see", 1 to 255 is the weight from 0 to 1, finer where it is small.
+one byte, the lower triangle alone: 0 is "cannot see", 1 to 255 is the weight from 0 to 1, finer where it is small. The
+bytes are deflated, which always helps: the weights of a row sum to 1, so in a long row nearly all of them are small.
 Texts go as data and are written with `textContent` and `fillText`, so nothing in them can become markup.
 
     query = matrix(weights, seen, texts, key="attention_visualizer_matrix", label="Attention", selected=3)
@@ -9,6 +10,7 @@ Texts go as data and are written with `textContent` and `fillText`, so nothing i
 
 import base64
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +53,7 @@ def matrix(
         "label": label,
         "size": len(texts),
         "texts": [_clipped(text) for text in texts],
-        "cells": encoded(weights, seen),
+        "cells": packed(cells_of(weights, seen)),
         "received": [round(float(value), 4) for value in received],
         "spread": [round(float(value), 2) for value in spread],
         "selected": selected,
@@ -88,7 +90,7 @@ def grid(
         "label": label,
         "size": len(starts),
         "heads": H,
-        "cells": [encoded(small[layer, head], masks[layer]) for layer in range(L) for head in range(H)],
+        "cells": packed(*(cells_of(small[layer, head], masks[layer]) for layer in range(L) for head in range(H))),
         "names": [name for row in names for name in row],
         "off": [layer * H + head for layer, head in sorted(off)],
         "places": places,
@@ -102,15 +104,20 @@ def picked(key: str) -> int | None:
     return int(value) if isinstance(value, int | float) else None
 
 
-def encoded(weights: "np.ndarray", seen: "np.ndarray") -> str:
-    """The lower triangle of weights (T, T) row by row, a byte each, in base64.
+def cells_of(weights: "np.ndarray", seen: "np.ndarray") -> bytes:
+    """The lower triangle of weights (T, T) row by row, a byte each.
 
     0: not seen; else 1 + 254 sqrt(weight), so that a weight of 1 % and one of 0 look different.
     """
     import numpy as np
 
     cells = np.where(seen, 1 + np.rint(254 * np.sqrt(np.clip(weights, 0.0, 1.0))), 0).astype(np.uint8)
-    return base64.b64encode(cells[np.tril_indices(len(cells))].tobytes()).decode("ascii")
+    return cells[np.tril_indices(len(cells))].tobytes()
+
+
+def packed(*matrices: bytes) -> str:
+    """Matrices one behind the other, deflated (RFC 1950), in base64."""
+    return base64.b64encode(zlib.compress(b"".join(matrices), 9)).decode("ascii")
 
 
 def _clipped(text: str) -> str:

@@ -1,7 +1,6 @@
 """The attention visualizer's page: opening a model once, and its five views."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -9,51 +8,31 @@ import streamlit as st
 from nanochat.analysis import attention_visualizer as attention
 from nanochat.analysis.attention_visualizer import Look
 from nanochat.ui import attention_canvas
-from nanochat.ui.models import Stamp, opened_once, stamp_of
-from nanochat.ui.pickers import Checkpoint
+from nanochat.ui.models import Shared
 from nanochat.ui.text import visible
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from nanochat.checkpoint_manager import LoadedModel
 
 PAGE = "attention_visualizer"
 MEAN = "mean"
 PERCENT = st.column_config.NumberColumn(format="percent")
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A model, and what its cached results are kept under."""
-
-    loaded: "LoadedModel"
-    key: tuple[str, int, Stamp]  # folder, step, and its files' times and sizes
-
-
-def opened(checkpoint: Checkpoint) -> Opened:
-    """The model of a checkpoint, opened once for all tabs. Raises AttentionError where its files are gone."""
-    try:
-        key = (str(checkpoint.folder), checkpoint.step, stamp_of(checkpoint.folder, checkpoint.step))
-    except OSError as error:
-        raise attention.AttentionError(
-            f"{checkpoint.id}: its files cannot be read any more ({error.strerror}); choose another run"
-        ) from error
-    return Opened(opened_once(*key), key)
-
-
-@st.cache_resource(max_entries=2, show_spinner="Reading the text", hash_funcs={Opened: lambda model: model.key})
-def look_at(model: Opened, text: str, off: tuple[tuple[int, int], ...], chat: bool) -> Look:
+@st.cache_resource(max_entries=2, show_spinner="Reading the text", hash_funcs={Shared: lambda model: model.key})
+def look_at(model: Shared, text: str, off: tuple[tuple[int, int], ...], chat: bool) -> Look:
     """The model's look at a text, kept while only the view changes."""
-    return attention.look(model.loaded, text, off, chat)
+    with model.turn():
+        return attention.look(model.loaded, text, off, chat)
 
 
 @st.cache_data(
-    max_entries=8, show_spinner="Measuring what each head does", hash_funcs={Opened: lambda model: model.key}
+    max_entries=8, show_spinner="Measuring what each head does", hash_funcs={Shared: lambda model: model.key}
 )
-def names_of(model: Opened) -> "pl.DataFrame":
+def names_of(model: Shared) -> "pl.DataFrame":
     """Every head's measured name."""
-    return attention.label_heads(model.loaded)
+    with model.turn():
+        return attention.label_heads(model.loaded)
 
 
 def settle(key: str, options: Sequence[object]) -> None:
@@ -100,7 +79,7 @@ def _head_picked() -> None:
         st.session_state[f"{PAGE}_view"] = "Matrix"
 
 
-def draw_matrix(model: Opened, report: Look) -> None:
+def draw_matrix(model: Shared, report: Look) -> None:
     """One head's weights, and the table of one token."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         layer, head = choose_head(report)
@@ -155,7 +134,7 @@ def draw_top(report: Look, layer: int, head: int | None, query: int, carried: bo
     )
 
 
-def draw_grid(model: Opened, report: Look) -> None:
+def draw_grid(model: Shared, report: Look) -> None:
     """Every head, small, with its name."""
     sources = ("random tokens said twice", "this text")
     source = st.segmented_control(
@@ -204,7 +183,7 @@ def _tag(row: dict) -> str:
     return f"{row['label']} {row['score']:.2f}" if row["label"] else ""
 
 
-def draw_arcs(model: Opened, report: Look) -> None:
+def draw_arcs(model: Shared, report: Look) -> None:
     """Where one token looks, as arcs."""
     from nanochat.charts import attention_visualizer as charts
 
@@ -220,14 +199,15 @@ def draw_arcs(model: Opened, report: Look) -> None:
     st.dataframe(mine, hide_index=True, alt=f"Where token {query} looks", column_config={"weight": PERCENT})
 
 
-def draw_without(model: Opened, report: Look) -> None:
+def draw_without(model: Shared, report: Look) -> None:
     """What changes without the heads that are switched off."""
     from nanochat.charts import attention_visualizer as charts
 
     if not report.off:
         st.info("Switch a head off above, and see the next token and the loss change. Then compare with other heads.")
         return
-    effect = attention.without(model.loaded, report, report.off)
+    with model.turn():
+        effect = attention.without(model.loaded, report, report.off)
     for column, (name, (before, after), other) in zip(
         st.columns(2),
         (
@@ -252,7 +232,7 @@ def draw_without(model: Opened, report: Look) -> None:
         st.dataframe(effect.tokens, hide_index=True, alt="The loss of each token with and without these heads")
 
 
-def draw_parts(model: Opened, report: Look) -> None:
+def draw_parts(model: Shared, report: Look) -> None:
     """How much of a head is position, how much content."""
     from nanochat.charts import attention_visualizer as charts
 
@@ -284,7 +264,7 @@ _MEANINGS = {
     "match": "What this query and this key have to do with one another.",
 }
 
-VIEWS: dict[str, Callable[[Opened, Look], None]] = {
+VIEWS: dict[str, Callable[[Shared, Look], None]] = {
     "Matrix": draw_matrix,
     "All heads": draw_grid,
     "One token": draw_arcs,

@@ -2,23 +2,21 @@
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import streamlit as st
 
 from nanochat.analysis import chat
 from nanochat.analysis.chat import Message, Messages, Prompt
 from nanochat.errors import is_message
-from nanochat.model_queue import ModelQueue
+from nanochat.kept_cache import KeptCache, Shelf
 from nanochat.reply import Part, Reply, Sampling, shared_engine
 from nanochat.ui.chips import Chip, chips
-from nanochat.ui.models import stamp_of
+from nanochat.ui.models import Shared, open_shared, tell_waiting
 from nanochat.ui.pickers import Checkpoint
 from nanochat.ui.states import go_to
 from nanochat.ui.text import visible
-
-if TYPE_CHECKING:
-    from nanochat.checkpoint_manager import LoadedModel
 
 PAGE = "chat"
 REDRAW = 0.06  # seconds between two drawings of a reply: what an eye follows, and what a browser keeps up with
@@ -28,12 +26,10 @@ AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
 LABELS = {"python": "The model calls a tool", "python_output": "The tool answers"}
 
 
-@dataclass
-class Opened:
-    """A model that all tabs share, with the queue in front of it."""
-
-    loaded: "LoadedModel"
-    queue: ModelQueue = field(default_factory=ModelQueue)
+@st.cache_resource(show_spinner=False)
+def shelf() -> Shelf:
+    """What all tabs' conversations keep of what was read and written, together."""
+    return Shelf()
 
 
 @dataclass
@@ -41,6 +37,7 @@ class Talk:
     """One tab's conversation. Kept as one object, because a run of the page can be cut short at any line."""
 
     messages: Messages = ()
+    kept: KeptCache = field(default_factory=lambda: KeptCache(shelf()))  # what the model has read of them
     wanted: bool = False  # a reply is to be written
     seed: int | None = None  # of that reply, where it is not the one in the settings
     draft: Reply | None = None  # the reply that is being written, or was when the page was cut short
@@ -67,51 +64,11 @@ def keep(mine: Talk) -> None:
     mine.draft = None
 
 
-class TooLargeError(chat.ChatError):
-    """A model needs more memory than is free; the person has not said to open it all the same."""
-
-
-@st.cache_resource(max_entries=2, show_spinner="Opening the model")
-def _opened(folder: str, step: int, stamp: tuple[int, ...], _anyway: bool) -> Opened:
-    """stamp: time and size of its files, so that a step that was saved again is opened again."""
-    from nanochat.checkpoint_manager import load_model
+def open_model(chosen: Checkpoint) -> Shared | None:
+    """The model, on the fastest device; None while the person has not decided about one that is too large."""
     from nanochat.device import choose_device
 
-    device = choose_device("auto").device
-    needed = chat.memory(folder, step, device)
-    if not needed.fits and not _anyway:
-        raise TooLargeError(needed.sentence)
-    return Opened(load_model(folder, step, device))
-
-
-def open_model(chosen: Checkpoint) -> Opened | None:
-    """The model; None while the person has not decided about one that is too large.
-
-    A model that this tab has talked to stays usable when its files are deleted. Raises CheckpointError.
-    """
-    kept: tuple[str, Opened] | None = st.session_state.get(f"{PAGE}_opened")
-    try:
-        stamp = stamp_of(chosen.folder, chosen.step)
-    except OSError:
-        if kept is not None and kept[0] == chosen.id:
-            st.warning("The files of this checkpoint are gone; the chat goes on with what is in memory.")
-            return kept[1]
-        stamp = ()  # opening says what is missing
-    accepted = f"{PAGE}_anyway_{chosen.id}"
-    try:
-        found = _opened(str(chosen.folder), chosen.step, stamp, bool(st.session_state.get(accepted)))
-    except TooLargeError as error:
-        st.warning(
-            f"This model is too large for this machine now: {error}. Close something and reload, choose a smaller run "
-            "above, or open it all the same: the machine may get very slow.",
-            icon=":material/memory:",
-        )
-        if st.button("Open it anyway", key=f"{PAGE}_anyway"):
-            st.session_state[accepted] = True
-            st.rerun()
-        return None
-    st.session_state[f"{PAGE}_opened"] = (chosen.id, found)
-    return found
+    return open_shared(PAGE, chosen, choose_device("auto").device)
 
 
 def settings(continuation: bool) -> tuple[Sampling, str, bool]:
@@ -153,7 +110,7 @@ def _python_toggle() -> bool:
     return python and status.available
 
 
-def show_messages(mine: Talk, opened: Opened, dropped: int) -> None:
+def show_messages(mine: Talk, opened: Shared, dropped: int) -> None:
     """The conversation, each message with what can be done to it."""
     for index, message in enumerate(mine.messages):
         with st.chat_message(message.role, avatar=AVATARS[message.role]):
@@ -226,7 +183,7 @@ def say(mine: Talk, text: str, before: Messages | None = None) -> None:
     mine.edited, mine.viewed, mine.seed, mine.wanted, mine.problem = None, None, None, True, ""
 
 
-def _tokens(opened: Opened, index: int, message: Message) -> None:
+def _tokens(opened: Shared, index: int, message: Message) -> None:
     rows = chat.token_rows(opened.loaded.tokenizer, message)
     found = [Chip(text, number, WHO[by], STYLES[by]) for number, text, by in rows.iter_rows()]
     legend = {STYLES[by]: WHO[by] for by in rows["by"].unique(maintain_order=True)}
@@ -241,7 +198,7 @@ def meter(prompt: Prompt, messages: int) -> None:
     st.progress(prompt.share, text=words)
 
 
-def write(mine: Talk, opened: Opened, chosen: Checkpoint, prompt: Prompt, sampling: Sampling, python: bool) -> None:
+def write(mine: Talk, opened: Shared, chosen: Checkpoint, prompt: Prompt, sampling: Sampling, python: bool) -> None:
     """Write the reply that is wanted, on the screen as it comes. A click on anything stops it, and it is kept."""
     if mine.seed is not None:  # a reply that is written anew
         sampling = replace(sampling, seed=mine.seed)
@@ -253,7 +210,7 @@ def write(mine: Talk, opened: Opened, chosen: Checkpoint, prompt: Prompt, sampli
         place.caption("…")
         st.button("Stop the reply", key=f"{PAGE}_stop", icon=":material/stop:")
         try:
-            _stream(reply, opened, prompt, sampling, python, place)
+            _stream(reply, mine.kept, opened, prompt, sampling, python, place)
         except ValueError as error:
             if not is_message(error):
                 raise
@@ -262,18 +219,17 @@ def write(mine: Talk, opened: Opened, chosen: Checkpoint, prompt: Prompt, sampli
     st.rerun()
 
 
-def _stream(reply: Reply, opened: Opened, prompt: Prompt, sampling: Sampling, python: bool, place: Any) -> None:
-    def waiting(before: int) -> None:
-        place.caption(f"The model is busy: {before} wait before you.")
-
+def _stream(
+    reply: Reply, kept: KeptCache, opened: Shared, prompt: Prompt, sampling: Sampling, python: bool, place: Any
+) -> None:
     def draw() -> None:
         with place.container():
             show_parts(reply.parts)
 
     engine = shared_engine(opened.loaded, opened.queue, python=python)
-    with opened.queue.seat(waiting):
+    with opened.queue.seat(partial(tell_waiting, place)):
         due = 0.0
-        pieces = reply.write(engine, prompt.ids, sampling, opened.queue)
+        pieces = reply.write(engine, prompt.ids, sampling, opened.queue, kept)
         try:
             for piece in pieces:
                 now = time.perf_counter()

@@ -4,17 +4,20 @@ What a person has made of a prompt, texts, branches and kept logits, is one `Wor
 pieces of a fraction of a second and the page runs again for the next piece, so every control answers meanwhile.
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import streamlit as st
 
 from nanochat.analysis import generation_explorer as explorer
 from nanochat.analysis.generation_explorer import Session, Settings, TextReport, Token
-from nanochat.checkpoint_files import meta_name, model_name
+from nanochat.model_queue import ModelQueue
 from nanochat.ui.chips import Chip, chips, spell
+from nanochat.ui.models import Shared, open_shared, tell_waiting
 from nanochat.ui.pickers import Checkpoint
 from nanochat.ui.text import visible
 
@@ -30,6 +33,7 @@ MOST_TOKENS = 500
 class Opened:
     """A model that all tabs share; it is only read."""
 
+    shared: Shared
     engine: Any
     stories: bool  # its training text was the built-in stories, which can be judged
     notes: tuple[str, ...]
@@ -42,28 +46,25 @@ class Work:
     key: tuple[Any, ...]
     prompt: explorer.Prompt
     session: Session
+    queue: ModelQueue  # in front of the model
     tree: explorer.Tree = field(default_factory=explorer.Tree)
     branch: str = explorer.ROOT
     step: int | None = None  # the step that is looked at, from 0
     counting: tuple[Any, int] = (None, 0)  # what is written now, and the forward passes before it
 
 
-@st.cache_resource(max_entries=2, show_spinner="Opening the model")
-def _opened(folder: str, step: int, stamp: tuple[tuple[int, int], ...]) -> Opened:
-    """stamp: time and size of its files, so that a checkpoint that was saved again is read again."""
-    engine, loaded = explorer.open_engine(folder, step)
-    return Opened(engine, explorer.knows_stories(loaded.meta), loaded.notes)
+def opened(checkpoint: Checkpoint) -> Opened | None:
+    """A checkpoint's model; None while the person has not decided about one that is too large.
 
+    Raises CheckpointError, TokenizerError.
+    """
+    from nanochat.engine import Engine
 
-def opened(checkpoint: Checkpoint) -> tuple[Opened, tuple[Any, ...]]:
-    """A checkpoint's model, kept between reruns, and what identifies it. Raises CheckpointError, TokenizerError."""
-    stamp = []
-    for name in (model_name(checkpoint.step), meta_name(checkpoint.step)):
-        path = checkpoint.folder / name
-        status = path.stat() if path.is_file() else None
-        stamp.append((status.st_mtime_ns, status.st_size) if status else (0, 0))
-    key = (str(checkpoint.folder), checkpoint.step, tuple(stamp))
-    return _opened(*key), key
+    shared = open_shared(PAGE, checkpoint)
+    if shared is None:
+        return None
+    loaded = shared.loaded
+    return Opened(shared, Engine(loaded.model, loaded.tokenizer), explorer.knows_stories(loaded.meta), loaded.notes)
 
 
 def choose_settings() -> tuple[Settings, int]:
@@ -87,27 +88,47 @@ def choose_settings() -> tuple[Settings, int]:
     return settings, int(most)
 
 
-def work_on(model: Opened, key: tuple[Any, ...], prompt: explorer.Prompt) -> Work:
+def work_on(model: Opened, prompt: explorer.Prompt) -> Work:
     """This tab's work on this prompt under this model; another prompt or model begins anew. Raises EngineError."""
     found = st.session_state.get(f"{PAGE}_work")
-    if not isinstance(found, Work) or found.key != (*key, prompt.ids):
-        found = Work((*key, prompt.ids), prompt, Session(model.engine, prompt.ids))
+    key = (*model.shared.key, prompt.ids)
+    if not isinstance(found, Work) or found.key != key:
+        found = Work(key, prompt, Session(model.engine, prompt.ids), model.shared.queue)
         st.session_state[f"{PAGE}_work"] = found
     return found
 
 
 def grow(
-    work: Work, settings: Settings, most: int, fixed: Sequence[Token], deadline: float
+    work: Work, settings: Settings, most: int, fixed: Sequence[Token], deadline: float, place: Any
 ) -> tuple[list[Token], bool]:
-    """(the text as far as it goes until the deadline, whether that is all of it). What is kept takes no time."""
-    tokens: list[Token] = []
-    before = work.session.passes
-    for token in work.session.write(settings, most, fixed):
+    """(the text as far as it goes until the deadline, whether that is all of it). Raises BusyError.
+
+    What is kept is there at once; the model is asked for the rest, in turns with everybody else who uses it.
+    place: where waiting for it is said.
+    """
+    session = work.session
+    tokens = list(session.write(settings, most, fixed, known=True))
+    if _ended(session, tokens, most):
+        return tokens, True
+    for token in _new_tokens(work, settings, most, tokens, place):
         tokens.append(token)
-        ended = token.id in work.session.engine.ends or len(tokens) == most
-        if work.session.passes > before and time.monotonic() > deadline and not ended:
+        if time.monotonic() > deadline and not _ended(session, tokens, most):
             return tokens, False
     return tokens, True
+
+
+def _ended(session: Session, tokens: list[Token], most: int) -> bool:
+    return len(tokens) == most or (bool(tokens) and tokens[-1].id in session.engine.ends)
+
+
+def _new_tokens(work: Work, settings: Settings, most: int, before: list[Token], place: Any) -> Iterator[Token]:
+    """What the model says behind these tokens, each when its turn has come; closed, it gives its seat away."""
+    text = work.session.write(settings, most, list(before))
+    for _ in range(len(before)):
+        next(text)
+    with work.queue.seat(partial(tell_waiting, place)):
+        place.empty()
+        yield from work.queue.in_turns(lambda: text)
 
 
 def draw_writing(work: Work, settings: Settings, most: int) -> None:
@@ -118,7 +139,7 @@ def draw_writing(work: Work, settings: Settings, most: int) -> None:
     mine = branch.settings(settings)
     if work.counting[0] != (mine, branch.name, most):
         work.counting = ((mine, branch.name, most), work.session.passes)
-    tokens, whole = grow(work, mine, most, branch.fixed, time.monotonic() + PIECE)
+    tokens, whole = grow(work, mine, most, branch.fixed, time.monotonic() + PIECE, st.empty())
     report = explorer.read_text(work.session, mine, tokens)
     if work.step is not None and work.step >= len(tokens):
         work.step = None
@@ -160,7 +181,8 @@ def _choose_branch(work: Work) -> explorer.Branch:
         return work.tree.branches[0]
     outline = {branch.name: (depth, branch) for depth, branch in work.tree.outline()}
     key = f"{PAGE}_branch"
-    st.session_state[key] = work.branch
+    if st.session_state.get(key) != work.branch:  # only then: it would overrule a click that is on its way
+        st.session_state[key] = work.branch
 
     def go() -> None:
         work.branch, work.step = st.session_state[key], None
@@ -237,7 +259,8 @@ def draw_step(work: Work, settings: Settings, tokens: list[Token], report: TextR
                  help="A new branch that keeps what stands before this step and throws other dice."):  # fmt: skip
         _go(work, *work.tree.rewind(work.branch, tokens, at))
     if st.toggle("What would each layer have said?", key=f"{PAGE}_lens", bind="query-params"):
-        lens = explorer.lens(work.session, report.ids[:at], row["id"])
+        with work.queue.turn():
+            lens = explorer.lens(work.session, report.ids[:at], row["id"])
         st.altair_chart(charts.lens(lens), alt="The likeliest token of each layer, and the share of the one taken")
         with st.expander("As a table"):
             st.dataframe(lens, hide_index=True, alt="Every layer's candidates")
@@ -267,7 +290,7 @@ def _beside(work: Work, settings: Settings, most: int, report: TextReport) -> No
     branch = work.tree.find(other)
     mine = branch.settings(settings)
     with st.spinner("Writing the other branch"):
-        theirs = explorer.read_text(work.session, mine, list(work.session.write(mine, most, branch.fixed)))
+        theirs = explorer.read_text(work.session, mine, grow(work, mine, most, branch.fixed, math.inf, st.empty())[0])
     apart = explorer.divergence(report.ids, theirs.ids)
     st.markdown("The texts are the same." if apart is None else f"First divergence: step **{apart + 1}**.")
     left, right = st.columns(2)

@@ -1,6 +1,7 @@
 """The generation explorer's views of several settings: one text under each, many texts under each, and none at all."""
 
 import time
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -8,6 +9,7 @@ import streamlit as st
 from nanochat.analysis import generation_explorer as explorer
 from nanochat.analysis.generation_explorer import Settings
 from nanochat.ui.generation_explorer import PAGE, PIECE, Opened, Work, apart_chips, grow
+from nanochat.ui.models import tell_waiting
 
 NAMES = {"temperature": "Temperature", "top_k": "Top-k", "top_p": "Top-p", "min_p": "Min-p"}
 COUNTED = f"{PAGE}_counted"
@@ -38,9 +40,9 @@ def draw_comparison(work: Work, settings: Settings, most: int) -> None:
     if most > room:
         st.caption(f"{room} tokens each, because the memory for kept steps holds no more of this vocabulary.")
         most = room
-    deadline = time.monotonic() + PIECE
+    deadline, place = time.monotonic() + PIECE, st.empty()
     for done, value in enumerate(values):
-        if not grow(work, settings.varied(name, value), most, (), deadline)[1]:
+        if not grow(work, settings.varied(name, value), most, (), deadline, place)[1]:
             st.progress(done / len(values), f"Writing with {NAMES[name].lower()} {value:g}")
             st.rerun()
     result = explorer.compare(work.session, settings, name, values, most)
@@ -81,10 +83,11 @@ def draw_counting(model: Opened, work: Work, settings: Settings, most: int) -> N
         def tell(done: int, of: int) -> None:
             bar.progress(done / of, f"Writing: {done} of {of} settings")
 
-        result = explorer.statistics(
-            model.engine, work.prompt, settings, values, name=name, samples=samples, max_tokens=most,
-            judged=model.stories, progress=tell,
-        )  # fmt: skip
+        with work.queue.seat(partial(tell_waiting, st.empty())):
+            result = explorer.statistics(
+                model.engine, work.prompt, settings, values, name=name, samples=samples, max_tokens=most,
+                judged=model.stories, progress=tell, in_turns=work.queue.in_turns,
+            )  # fmt: skip
         bar.empty()
         st.session_state[COUNTED] = (asked, result)
     kept = st.session_state.get(COUNTED)

@@ -11,6 +11,7 @@ from nanochat.tools import attention_visualizer as tool
 from nanochat.ui.attention_visualizer import PAGE
 from tests.attention_support import save_run
 from tests.e2e.conftest import WAIT
+from tests.e2e.waiting import choose, settled
 
 pytestmark = pytest.mark.browser
 TEXT = "so it goes"
@@ -44,6 +45,7 @@ def test_look_pick_open_a_head_and_switch_it_off(start_app, browser, tmp_path) -
     run = save_run(tmp_path / "lab" / "base_checkpoints" / "tiny")
     page = opened(start_app(tmp_path / "lab"), browser)
     page.get_by_text(re.compile("^Token 10 “s” looks at")).wait_for()
+    settled(page)
     mean = terminal(run)["attention"]
     best = mean[10][0]
     assert f"looks at token {best['key']} “{best['text']}” with {best['weight'] * 100:.0f} %" in canvas_says(page)
@@ -55,21 +57,27 @@ def test_look_pick_open_a_head_and_switch_it_off(start_app, browser, tmp_path) -
     page.get_by_role("combobox", name="Token", exact=True).wait_for()
     page.wait_for_function("() => [...document.querySelectorAll('input')].some(i => i.value.startsWith('9: e'))")
 
+    settled(page)
     page.get_by_text("All heads", exact=True).click()
+    page.get_by_role("button", name=re.compile("^Layer 1, head 3")).wait_for()
+    settled(page)
     page.get_by_role("button", name=re.compile("^Layer 1, head 3")).click()
     page.get_by_text(re.compile("^Head 1.3: ")).wait_for()
     head = terminal(run, "--layer", "1", "--head", "3")["attention"][9][0]
-    page.get_by_text(re.compile(f"^Token 9 “e” looks at token {head['key']} ")).wait_for()
-    assert f"with {head['weight'] * 100:.0f} %" in canvas_says(page)
+    wanted = f"with {head['weight'] * 100:.0f} %"
+    page.get_by_text(re.compile(f"^Token 9 “e” looks at token {head['key']} .* {wanted}")).wait_for()
+    settled(page)
 
     page.get_by_text("Without heads", exact=True).click()
     page.get_by_text("Switch a head off above").wait_for()
-    off = page.get_by_role("combobox", name="Heads switched off")
-    off.click()
-    page.get_by_role("option", name=re.compile("^1.3")).click()
+    heads = page.get_by_test_id("stMultiSelect")
+    choose(page, "Heads switched off", re.compile("^1.3"), lambda: "1.3" in heads.inner_text())
+    page.get_by_test_id("stMetricValue").nth(1).wait_for()
+    settled(page)
     said = terminal(run, "--off", "1.3")
-    page.get_by_test_id("stMetricValue").get_by_text(f"{said['loss'][1]:.4f}", exact=True).wait_for()
-    assert page.get_by_test_id("stMetricValue").all_inner_texts()[1] == f"{said['repeats'][1]:.4f}"
+    shown = [float(value) for value in page.get_by_test_id("stMetricValue").all_inner_texts()]
+    # The server and this process may use different numbers of threads, and sums then differ in their last digits.
+    assert shown == pytest.approx([said["loss"][1], said["repeats"][1]], abs=1.1e-4)
     assert page.complaints == []
     page.context.close()
 

@@ -11,6 +11,7 @@ from nanochat.ui.chat import PAGE
 from nanochat.ui.chips import spell
 from tests.chat_support import ANSWER, ENDLESS, QUESTION, SUM, teach
 from tests.e2e.conftest import WAIT
+from tests.e2e.waiting import settled, until
 
 pytestmark = pytest.mark.browser
 
@@ -51,6 +52,7 @@ def test_a_tool_call_is_shown_and_every_token_is_the_terminals(start_app, browse
     page.get_by_text("to the first").wait_for()
     said = page.get_by_test_id("stChatMessage").nth(1)
     said.get_by_test_id("stCode").nth(1).wait_for()  # Streamlit loads what draws code when it first needs it
+    settled(page)
     assert said.get_by_test_id("stText").all_inner_texts() == ["Let me see.", ANSWER]
     assert said.get_by_test_id("stCode").all_inner_texts() == [SUM, "7"]
     page.get_by_role("button", name="Tokens").nth(1).focus()
@@ -61,6 +63,7 @@ def test_a_tool_call_is_shown_and_every_token_is_the_terminals(start_app, browse
     hostile = "<script>document.title='gone'</script><|bos|><img src=x onerror=alert(1)>"
     say(page, hostile)
     page.get_by_text("to the first").nth(1).wait_for()
+    settled(page)
     assert page.get_by_test_id("stChatMessage").nth(2).get_by_test_id("stText").inner_text() == hostile
     assert page.title() != "gone"
     assert page.complaints == []
@@ -76,7 +79,9 @@ def test_two_tabs_write_at_once_and_one_is_stopped(start_app, browser, lab: Path
     short = opened(
         address, browser, f"{PAGE}_temperature=0.0&{PAGE}_max_tokens=12", viewport={"width": 390, "height": 800}
     )
-    short.get_by_test_id("stChatInput").wait_for()
+    for page in (short, long):
+        page.get_by_test_id("stChatInput").wait_for()
+        settled(page)
     say(long, ENDLESS)
     long.get_by_role("button", name="Stop the reply").wait_for()
     say(short, "the cat")
@@ -84,11 +89,14 @@ def test_two_tabs_write_at_once_and_one_is_stopped(start_app, browser, lab: Path
     assert long.get_by_role("button", name="Stop the reply").is_visible(), "the long reply ended before the short one"
     long.get_by_role("button", name="Stop the reply").click()
     long.get_by_text("stopped").wait_for()
+    settled(long)
+    settled(short)
     kept = long.get_by_test_id("stChatMessage").nth(1).get_by_test_id("stText").inner_text()
     assert "cat sat on the mat" in kept
     settings = ("-i", "base", "-t", "0", "--max-tokens", "12")
     wanted = terminal(lab, *settings, "-p", "the cat")
-    assert short.get_by_test_id("stChatMessage").nth(1).get_by_test_id("stText").inner_text() == wanted.strip()
+    answer = short.get_by_test_id("stChatMessage").nth(1).get_by_test_id("stText")
+    assert until(lambda: answer.inner_text() == wanted.strip(), short), answer.inner_text()
     overflow = short.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0
     for page in (long, short):

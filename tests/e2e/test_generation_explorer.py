@@ -10,6 +10,7 @@ import pytest
 from nanochat.tools import generation_explorer as tool
 from tests.checkpoint_support import save_ours
 from tests.e2e.conftest import WAIT
+from tests.e2e.waiting import choose, settled, until
 
 pytestmark = pytest.mark.browser
 PAGE = "generation_explorer"
@@ -36,6 +37,7 @@ def test_a_token_is_forced_and_the_branches_are_compared(start_app, browser, tmp
     page.goto(f"{start_app(lab)}/{PAGE}?{PAGE}_tokens=10&{PAGE}_top_k=6")
     text = page.get_by_role("group", name="The text, token by token")
     text.locator(".chip").nth(9).wait_for()
+    settled(page)
     flags = ["--prompt", "Once upon a time", "--max-tokens", "10", "--top-k", "6"]
     said = terminal(lab, *flags, "--show-probs", "--top", "12")
     assert [re.sub(r"\s", "", chip) for chip in texts(text)] == [re.sub(r"\s", "", s["text"]) for s in said["steps"]]
@@ -45,6 +47,7 @@ def test_a_token_is_forced_and_the_branches_are_compared(start_app, browser, tmp
     page.get_by_text("Step 3", exact=True).wait_for()
     candidates = page.get_by_role("group", name="Candidates")
     candidates.locator(".chip").nth(11).wait_for()
+    settled(page)
     step = said["steps"][2]
     shown = [chip.rsplit(" ", 1)[1] for chip in texts(candidates)[:12]]
     assert shown == [f"{one['p']:.1%}" for one in step["candidates"][:12]]
@@ -54,11 +57,9 @@ def test_a_token_is_forced_and_the_branches_are_compared(start_app, browser, tmp
     page.get_by_text(re.compile("B: forced")).wait_for()
     page.get_by_text("forced by you.", exact=False).first.wait_for()
     page.get_by_test_id("stMetric").filter(has_text="Ending").get_by_text("cut off").wait_for()
-    page.wait_for_timeout(2000)  # a list that opens while the page is still being drawn closes again
-    page.get_by_role("combobox", name=re.compile("Compare with branch")).click()
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("Enter")
-    page.get_by_text("First divergence: step 3.").wait_for()
+    apart = page.get_by_text("First divergence: step 3.")
+    choose(page, re.compile("Compare with branch"), re.compile("^A$"), apart.is_visible)
+    settled(page)
     assert page.get_by_test_id("stException").count() == 0
 
 
@@ -70,14 +71,14 @@ def test_a_slider_draws_again_and_the_view_is_a_link(start_app, browser, tmp_pat
     page.goto(f"{start_app(lab)}/{PAGE}?{PAGE}_tokens=10&{PAGE}_temperature=0.9")
     group = page.get_by_role("group", name="The text, token by token")
     group.locator(".chip").nth(4).wait_for()
+    settled(page)
     page.get_by_role("slider", name="Temperature").press("Home")
     page.wait_for_url(re.compile(f"{PAGE}_temperature=0(\\.0)?(&|$)"))
     said = terminal(lab, "--prompt", "Once upon a time", "--max-tokens", "10", "--temperature", "0")
     wanted = "".join(re.sub(r"\s", "", step["text"]) for step in said["steps"])
-    for _ in range(WAIT // 250):
-        shown = "".join(re.sub(r"\s", "", chip) for chip in texts(group))
-        if shown == wanted:
-            break
-        page.wait_for_timeout(250)
-    assert shown == wanted
+
+    def shown() -> str:
+        return "".join(re.sub(r"\s", "", chip) for chip in texts(group))
+
+    assert until(lambda: shown() == wanted, page), shown()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -7,7 +7,7 @@ built-in stories the grammar says which texts are stories.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanochat.analysis.generation_explorer.settings import ExplorerError, Prompt, Settings
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REPEATED = 4  # tokens of an n-gram whose return counts as repetition
 MOST = 1000  # texts of a setting
+InTurns = Callable[[Callable[[], Iterator[Any]]], Iterator[Any]]  # as ModelQueue.in_turns
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ def statistics(
     max_tokens: int = 50,
     judged: bool = False,
     progress: Callable[[int, int], None] = lambda done, all_of_them: None,
+    in_turns: InTurns = lambda start: start(),
 ) -> Statistics:
     """Write `samples` texts under each value of one setting, side by side in one batch, and count.
 
     Row 0 of each is the text that the explorer shows for this seed. progress: called with (settings done, settings).
+    in_turns: how each generation is run, where others use the model meanwhile.
     Raises ExplorerError for a number of samples out of range; EngineError, KernelInputError for settings.
     """
     import polars as pl
@@ -59,7 +62,7 @@ def statistics(
     for done, value in enumerate(dict.fromkeys(values)):
         progress(done, len(values))
         varied = settings.varied(name, value)
-        drawn, ended = _write(engine, prompt, varied, samples, max_tokens)
+        drawn, ended = _write(engine, prompt, varied, samples, max_tokens, in_turns)
         said = [engine.tokenizer.decode(ids) for ids in drawn]
         verdicts = (
             [_verdict(prompt.text + text, over) for text, over in zip(said, ended, strict=True)] if judged else []
@@ -93,13 +96,13 @@ def statistics(
 
 
 def _write(
-    engine: "Engine", prompt: Prompt, settings: Settings, samples: int, max_tokens: int
+    engine: "Engine", prompt: Prompt, settings: Settings, samples: int, max_tokens: int, in_turns: InTurns
 ) -> tuple[list[list[int]], list[bool]]:
     """(tokens of each row without its end, whether it came to its end)."""
     drawn: list[list[int]] = [[] for _ in range(samples)]
     ended = [False] * samples
-    sampling = settings.sampling()
-    for column, _ in engine.generate(list(prompt.ids), samples, max_tokens, **sampling, seed=settings.seed):
+    how = {**settings.sampling(), "seed": settings.seed}
+    for column, _ in in_turns(lambda: engine.generate(list(prompt.ids), samples, max_tokens, **how)):
         for row, token in enumerate(column):
             if token in engine.ends:
                 ended[row] = True

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from nanochat.analysis.generation_explorer.settings import ExplorerError, Settings
 from nanochat.generation import SETTINGS, check_request
+from nanochat.kept_cache import common
 from nanochat.tool_use import ToolUse
 
 if TYPE_CHECKING:
@@ -58,9 +59,12 @@ class Session:
         config, sampling = self.engine.model.config, settings.sampling()
         return check_request(config, self.prompt, 1, max_tokens, settings.seed, sampling).limits[0]
 
-    def write(self, settings: Settings, max_tokens: int | None = None, fixed: Sequence[Token] = ()) -> Iterator[Token]:
+    def write(
+        self, settings: Settings, max_tokens: int | None = None, fixed: Sequence[Token] = (), *, known: bool = False
+    ) -> Iterator[Token]:
         """The text token by token: first what is fixed, then what the settings draw. It ends as the engine's does.
 
+        known: only as far as it goes without a forward pass.
         Raises EngineError or KernelInputError for settings that cannot be, ExplorerError for a model without numbers.
         """
         tools, due = ToolUse(self.engine.tokenizer), deque[int]()
@@ -72,6 +76,8 @@ class Session:
                     due.clear()  # a person took the word out of the tool's mouth
             elif due:
                 token = Token(due.popleft(), "tool")
+            elif known and not self.known(path):
+                return
             else:
                 token = Token(self.draw(path, settings))
             yield token
@@ -141,13 +147,9 @@ class Session:
         """Let the cache hold the prompt and the first `count` tokens behind it; what lies beyond is written over."""
         import torch
 
-        length = len(self.prompt) + count
         last = self._walked[count - 1] if count else self.prompt[-1]
-        device = self._cache.lens_after.device
-        self._cache.lengths = [length]
-        self._cache.lens_after = torch.tensor([length], device=device)
-        self._cache.last_ids = torch.tensor([[last]], device=device)
-        self._cache.last_vector = self._vectors[count]
+        ids = torch.tensor([[last]], device=self._cache.lens_after.device)
+        self._cache.rewind(len(self.prompt) + count, ids, self._vectors[count])
         del self._walked[count:], self._vectors[count + 1 :]
 
     def _keep(self, path: Path, logits: "Tensor") -> None:
@@ -160,15 +162,6 @@ class Session:
 
         config, weight = self.engine.model.config, self.engine.model.lm_head.weight
         return KVCache(config.n_layer, 1, config.n_kv_head, config.head_dim, dtype=weight.dtype, device=weight.device)
-
-
-def common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts share from their beginning.
-
-    >>> common((5, 6, 7), (5, 6, 8, 9))
-    2
-    """
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def divergence(one: Sequence[int], other: Sequence[int]) -> int | None:
