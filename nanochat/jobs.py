@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,14 +112,19 @@ def find(job_id: str) -> Job:
     return _read_job(folder_of_jobs() / job_id)
 
 
-def all_jobs() -> list[Job]:
-    """Every job, the newest first; folders that hold none are passed over."""
+def all_jobs(kinds: Collection[str] | None = None) -> list[Job]:
+    """Every job, the newest first; folders that hold none are passed over.
+
+    kinds: only those whose facts name one of these as their `kind`, since each page lists its own jobs.
+    """
     jobs = []
     for folder in sorted(folder_of_jobs().glob("*"), reverse=True):
         try:
-            jobs.append(_read_job(folder))
+            job = _read_job(folder)
         except JobError:
             continue
+        if kinds is None or str(job.facts.get("kind")) in kinds:
+            jobs.append(job)
     return jobs
 
 

@@ -7,6 +7,7 @@ every bad line is named with its number: NaN that another tool wrote, a half-wri
 
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -20,6 +21,7 @@ SMALLEST = 1 << 16  # bytes below which a refused block is read line by line
 
 # flops is a whole number that may exceed 64 bits, so it is read as a float like the others.
 _MAY_BEGIN = b"{ \t\r\xef\xfe\xff\x00"  # the first byte of a record: the last four are those of other encodings
+_NO_WORD = r"^(?:[-\d\[{].*|true|false)$"  # what Polars makes text of that was none
 _INTEGERS = ("step", "tokens")
 _REALS = [name for name, dtype in RECORD_COLUMNS.items() if dtype == pl.Float64]
 
@@ -32,46 +34,58 @@ class RecordParser:
         self.problems: list[str] = []  # a sentence for each bad line, the first ones
         self.bad = 0  # lines that gave no row
         self.at = 0  # complete lines so far
-        self._rest, self._dropping = b"", False
+        self.rest = b""  # of a line whose end is still to come
+        self.dropping = False  # whether an overlong line is being passed over
         self._chunks: list[pl.DataFrame] = []
+
+    def go_on(self, rows: pl.DataFrame, at: int, bad: int, problems: Sequence[str]) -> pl.DataFrame:
+        """Go on behind `at` lines that another parser read; returns their rows as `frame` would."""
+        self.at, self.bad, self.problems = at, bad, list(problems)
+        return self._conformed([rows])
 
     @property
     def torn(self) -> str | None:
         """The last line if its end is missing and it is no whole record."""
-        return self._rest[:MAX_LINE].decode("utf-8", "replace") if self._rest else None
+        return self.rest[:MAX_LINE].decode("utf-8", "replace") if self.rest else None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
-        if self.at == 0 and not self._rest and data.startswith(b"\xef\xbb\xbf"):
+        if self.at == 0 and not self.rest and data.startswith(b"\xef\xbb\xbf"):
             data = data[3:]  # a byte order mark, which some editors put there
-        if self._dropping:
+        if self.dropping:
             start = data.find(b"\n") + 1
             if not start:
                 return
-            self._dropping = False
+            self.dropping = False
             self.at += 1
             self._bad(self.at, f"longer than {MAX_LINE:,} bytes")
             data = data[start:]
-        data = self._rest + data
         end = data.rfind(b"\n") + 1
-        self._rest = data[end:]
         if end:
             count = data.count(b"\n", 0, end)
-            self._read(data[:end], self.at + 1, count)
+            # One copy of the whole lines, not two: of a long file each costs a tenth of a second.
+            self._read(b"".join((self.rest, memoryview(data)[:end])), self.at + 1, count)
             self.at += count
-        if len(self._rest) > MAX_LINE:  # a file without newlines must not fill the memory
-            self._rest, self._dropping = b"", True
+            self.rest = b""
+        self.rest += data[end:]
+        if len(self.rest) > MAX_LINE:  # a file without newlines must not fill the memory
+            self.rest, self.dropping = b"", True
 
-    def finish(self) -> None:
-        """Take a last line that has no newline, if it is a whole record: cut short it would not be one."""
-        row, problem = _row(self._rest) if self._rest.strip() else (None, None)
-        if row is not None and problem is None:
-            self._chunks.append(_table([{**row, "line": self.at + 1}]))
-            self._rest = b""
+    def last(self) -> pl.DataFrame:
+        """The row of a last line that has no newline, if it is a whole record: cut short it would not be one.
+
+        It is not taken: the parser goes on as if nobody had asked.
+        """
+        row, problem = _row(self.rest) if self.rest.strip() else (None, None)
+        whole = row is not None and problem is None
+        return self._conformed([_table([{**(row or {}), "line": self.at + 1}])] if whole else [])
 
     def frame(self) -> pl.DataFrame:
         """The rows that came since the last call."""
         chunks, self._chunks = self._chunks, []
+        return self._conformed(chunks)
+
+    def _conformed(self, chunks: list[pl.DataFrame]) -> pl.DataFrame:
         if not chunks:
             return empty()
         constants: dict[str, Any] = {"source": "metrics", "file": self.file, "run": 0, "stage": self.stage}
@@ -82,8 +96,12 @@ class RecordParser:
         try:
             frame = pl.read_ndjson(io.BytesIO(block), schema=RECORD_COLUMNS)
             # Polars skips blank lines; a record without a step is none.
-            good = frame.height == count and not frame["step"].has_nulls()
+            good = frame.height == count and not frame["step"].has_nulls() and block.count(b'"step"') == count
             good = good and all(frame[name].is_finite().all() for name in _REALS)  # 1e999 is JSON, and infinite
+            # As text Polars takes anything for the rates, and writes escaped characters as they are.
+            good = good and frame["learning_rates"].str.starts_with("{").all() and b"\\" not in block
+            words = frame["events"].drop_nulls().explode(empty_as_null=False)
+            good = good and not (words.is_null() | words.str.contains(_NO_WORD)).any()
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
             good = False
         if good:

@@ -75,7 +75,7 @@ def main() -> None:
     if started is not None:
         st.session_state[KEY] = started
     with errors_as_sentences("looking at the trainings"):
-        known = jobs.all_jobs()
+        known = jobs.all_jobs(KINDS)
         job = _job_picker(known) if known else None
         if job is None:
             _new()

@@ -9,9 +9,9 @@ def main() -> None:
     """Draw the page."""
     heading(PAGE, "Follow a training while it runs, see what happened on its curve, and compare several.")
     with errors_as_sentences("reading the training"):
-        folders, logs = pick()
-        if folders or logs:
-            show(folders, logs)
+        folders, logs, uploaded = pick()
+        if folders or logs or uploaded:
+            show(folders, logs, uploaded)
         else:
             teach()
 

@@ -4,7 +4,8 @@ import streamlit as st
 
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.shell import heading
-from nanochat.ui.training_resume_helper import PAGE, drill, pick, show, teach
+from nanochat.ui.training_resume_helper import pick, show, teach
+from nanochat.ui.training_resume_helper_jobs import PAGE, drill
 
 
 def main() -> None:

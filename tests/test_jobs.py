@@ -1,5 +1,6 @@
 """nanochat.jobs: a job runs on its own, its end is known, it can be stopped gently and hard, and a kill is noticed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -48,6 +49,15 @@ def test_commands_run_in_turn_and_the_end_is_known() -> None:
     assert jobs.log_tail(job) == "said one\nsaid two\n"
     assert jobs.find(job.id) == job
     assert jobs.all_jobs() == [job]
+
+
+def test_each_page_lists_the_jobs_of_its_kinds() -> None:
+    for name, facts in (("1", {"kind": "demo"}), ("2", {"kind": "other"}), ("3", {}), ("4", {"kind": ["demo"]})):
+        folder = jobs.folder_of_jobs() / name
+        folder.mkdir(parents=True)
+        (folder / jobs.JOB_NAME).write_text(json.dumps({"title": "x", "commands": [], "begun": 0, "facts": facts}))
+    assert [job.id for job in jobs.all_jobs({"demo": "First model"})] == ["1"]
+    assert [job.id for job in jobs.all_jobs()] == ["4", "3", "2", "1"]
 
 
 def test_a_failure_ends_the_job_and_keeps_its_words() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from nanochat import metrics, metrics_frame, metrics_log
+from nanochat import metrics, metrics_frame, metrics_log, metrics_reader
 from nanochat.metrics import MetricsError
 from nanochat.metrics_facts import MAX_KEPT
 from nanochat.metrics_lines import _ALL, _GRAMMAR, UNKNOWN_LINES, clean, recognise
@@ -121,7 +121,7 @@ def test_sections_made_together_are_those_made_alone() -> None:
 
 
 def test_more_processes_than_a_log_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (metrics_log, metrics):
+    for module in (metrics_log, metrics_reader):
         monkeypatch.setattr(module, "MAX_SECTIONS", 100)
     path = tmp_path / "run.log"
     path.write_text(FIRST * 300)
@@ -140,7 +140,7 @@ def test_rows_of_a_table_find_their_task_at_once() -> None:
 
 
 def test_a_large_file_that_is_no_log_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "BLOCK", 1000)
+    monkeypatch.setattr(metrics_reader, "BLOCK", 1000)
     path = tmp_path / "novel.log"
     path.write_text("It was a dark night.\n" * 1000)
     with pytest.raises(MetricsError, match=r"nothing in its first 1\.0 kB looks like"):

@@ -99,3 +99,15 @@ def test_a_run_that_is_being_written_is_live(monkeypatch: pytest.MonkeyPatch) ->
     os.utime(folder / "metrics.jsonl", (time.time() - 1000,) * 2)
     assert not dashboard.open_run(folder).live
     assert "Live" not in words(opened())
+
+
+@needs_fixtures
+def test_a_log_that_is_uploaded_and_one_that_is_none() -> None:
+    page = opened()
+    content = (FIXTURES / "nanochat_2026_07_03/logs/base_train.log").read_bytes()
+    page.file_uploader(key="training_dashboard_upload").set_value(("base_train.log", content, "text/plain")).run()
+    assert not page.exception
+    assert "120 of 120" in [metric.value for metric in page.metric]
+    page.file_uploader(key="training_dashboard_upload").set_value(("letter.log", b"Dear reader\n", "text/plain")).run()
+    assert not page.exception
+    assert "The upload cannot be shown." in words(page)

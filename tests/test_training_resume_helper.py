@@ -20,6 +20,7 @@ from nanochat.checkpoint_runs import find_runs
 from nanochat.optim_config import KINDS
 from nanochat.scripts import base_train
 from nanochat.tokenizer import load_tokenizer
+from tests import sft_support
 from tests.archive_support import flip
 from tests.checkpoint_support import save_like_nanochat
 from tests.support import FIXTURES, fixture_dirs, needs_fixtures
@@ -217,6 +218,17 @@ def test_no_proof_without_something_to_compare(trained: Path, tmp_path: Path) ->
         helper.prove(helper.inspect(save_like_nanochat(tmp_path / "base_checkpoints/d4")))
     with pytest.raises(helper.ResumeError, match="cannot be a proof"):
         helper.prove(helper.inspect(trained, 14), 0)
+
+
+@pytest.mark.prove
+def test_the_proof_of_a_fine_tuned_run(tmp_path: Path) -> None:
+    base = sft_support.pretrained_base(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert sft_support.run(base, "--num-iterations", "10", "--save-every", "4") == 0
+    events = list(helper.proving(helper.inspect(base / "chatsft_checkpoints" / "d2", 4), 5))
+    assert [event.step for event in events if isinstance(event, helper.Again)] == [4, 5, 6, 7, 8]
+    assert isinstance(events[-1], helper.Proof)
+    assert events[-1].verdict == "exact"
 
 
 @pytest.mark.prove

@@ -13,9 +13,11 @@ Nothing is ever written into the run's folder.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +48,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--plot", action="store_true", help=f"with --prove: save both curves ({PLOT})")
     p.add_argument("-o", "--output", type=Path, help="the file for --plot, .png or .svg")
-    p.add_argument("--drill", action="store_true", help="train a small run, kill it, recover it, compare")
+    p.add_argument(
+        "--drill", nargs="?", const="all", choices=("all", "kill", "recover"), metavar="PART",
+        help="train a small run, kill it, recover it, compare; or kill and recover one after the other (all)",
+    )  # fmt: skip
+    p.add_argument("--scratch", type=Path, metavar="DIR", help="where the drill is made, and kept (a folder that goes)")
+    p.add_argument("--events", action="store_true", help="with --prove or --drill: a line of JSON for each update")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     return p
 
@@ -59,9 +66,13 @@ def main(argv: list[str] | None = None) -> int:
     from nanochat.analysis import training_resume_helper as helper
 
     console = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
-    if args.drill:
+    if args.events and args.drill is None and args.prove is None:
+        raise helper.ResumeError("--events tells how a proof or a drill goes; give --prove or --drill with it")
+    if args.drill is not None:
         return _drill(args, console)
     report = helper.inspect(chosen_run(args)[0].folder, args.step, args.target_steps, full=args.verify)
+    if args.events:
+        return _tell(helper.proving(report, args.prove))
     ways = helper.ways(report, args.script)
     proof = helper.prove(report, args.prove) if args.prove is not None else None
     if args.json:
@@ -146,15 +157,35 @@ def _print_program(report: helper.Report, ways: tuple[helper.Way, helper.Way], c
 def _drill(args: argparse.Namespace, console: Console) -> int:
     from nanochat.analysis import training_resume_helper as helper
 
-    scenes = []
-    with tempfile.TemporaryDirectory(prefix="nanochat-drill-") as scratch:
-        for scene in helper.drill(scratch):
-            scenes.append(scene)
-            if not args.json:
-                console.print(f"{scene.title}. {scene.sentence}\n  {scene.command}\n")
+    with contextlib.ExitStack() as stack:
+        scratch = args.scratch
+        if scratch is None:
+            if args.drill != "all":
+                raise helper.ResumeError(f"--drill {args.drill} needs --scratch DIR, which both parts work in")
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="nanochat-drill-"))
+        parts = {"all": helper.drill, "kill": helper.train_and_kill, "recover": helper.recover}
+        if args.events:
+            return _tell(parts[args.drill](scratch))
+        scenes = []
+        for scene in parts[args.drill](scratch):
+            if isinstance(scene, helper.Scene):
+                scenes.append(scene)
+                if not args.json:
+                    console.print(f"{scene.title}. {scene.sentence}\n  {scene.command}\n")
     if args.json:
         print(json.dumps([{"title": s.title, "sentence": s.sentence, "holds": s.holds} for s in scenes]))
-    return int(not scenes[-1].holds)
+    return int(scenes[-1].holds is False)
+
+
+def _tell(events: Iterable[helper.Again | helper.Proof | helper.Scene]) -> int:
+    """Each event as a line, at once; 1 where the last one says no."""
+    from nanochat.analysis import training_resume_helper as helper
+
+    holds = None
+    for event in events:
+        print(helper.said(event), flush=True)
+        holds = getattr(event, "holds", None)
+    return int(holds is False)
 
 
 def _number(value: float | None, form: str) -> str:

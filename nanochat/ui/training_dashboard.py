@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ PAGE = "training_dashboard"
 POINTS = 600  # of one run; several share twice as many
 MOST_RUNS = 7  # as many as there are colours
 ROWS = 300  # of a table on the page; the file has all
-# Rows of the runs -> how often they are drawn anew while one is written: reading a long one takes longer.
-PACES = ((20_000, "1s"), (200_000, "10s"), (1 << 62, "60s"))
+# Rows of the runs -> how often they are drawn anew while one is written: only what is new is read, but all is drawn.
+PACES = ((20_000, "1s"), (200_000, "3s"), (1 << 62, "10s"))
 
 
 def key(name: str) -> str:
@@ -33,15 +34,17 @@ def key(name: str) -> str:
     return f"{PAGE}_{name}"
 
 
-def pick() -> tuple[list[Path], list[Path]]:
-    """(folders of runs, log files) that are to be shown."""
+def pick() -> tuple[list[Path], list[Path], list[dashboard.History]]:
+    """(folders of runs, log files, runs of an upload) that are to be shown."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         extra = base_dir_input(PAGE)
-        logs = _log_input()
+        with st.popover("A log", icon=":material/description:"):
+            logs, upload = _log_input(), st.file_uploader("Or upload one", key=key("upload"))
+    uploaded = _uploaded(upload)
     # What the address holds is what is shown, so the names are shown as they are and made visible before.
     known = {visible(name): run for name, (_, run) in runs_by_id(extra).items()}
     if not known:
-        return [], logs
+        return [], logs, uploaded
     newest = max(known, key=lambda name: _changed(known[name].folder))
     chosen = st.multiselect(
         "Runs",
@@ -52,20 +55,42 @@ def pick() -> tuple[list[Path], list[Path]]:
         bind="query-params",
         help="Several are laid over each other.",
     )
-    return [known[name].folder for name in chosen], logs
+    return [known[name].folder for name in chosen], logs, uploaded
 
 
 def _log_input() -> list[Path]:
     """A log that lies somewhere else."""
-    with st.popover("A log", icon=":material/description:"):
-        named = st.text_input(
-            "A log file or metrics.jsonl on this machine",
-            key=key("log"),
-            placeholder="/path/to/speedrun.log",
-            help="What nanochat printed, of any date; a whole speedrun in one file, wandb's output.log.",
-            persist_state="session",
-        )
+    named = st.text_input(
+        "A log file or metrics.jsonl on this machine",
+        key=key("log"),
+        placeholder="/path/to/speedrun.log",
+        help="What nanochat printed, of any date; a whole speedrun in one file, wandb's output.log.",
+        persist_state="session",
+    )
     return [Path(named).expanduser()] if named else []
+
+
+def _uploaded(upload: Any) -> list[dashboard.History]:
+    """The runs of an upload, read once and kept while this tab lives."""
+    if upload is None:
+        st.session_state.pop(key("uploaded"), None)
+        return []
+    kept = st.session_state.get(key("uploaded"))
+    if kept is None or kept[0] != upload.file_id:
+        from nanochat.analysis import training_dashboard as dashboard
+
+        try:
+            with st.spinner("Reading the upload"):
+                kept = (upload.file_id, dashboard.open_upload(upload.name, upload), "")
+        except Exception as error:
+            if not is_message(error):
+                raise
+            kept = (upload.file_id, [], str(error))
+        st.session_state[key("uploaded")] = kept
+    _, found, problem = kept
+    if problem:
+        show_problem("The upload cannot be shown.", problem)
+    return list(found)
 
 
 def _changed(folder: Path) -> float:
@@ -91,37 +116,27 @@ def teach() -> None:
     )
 
 
-@st.cache_resource(max_entries=24, show_spinner="Reading the run")
-def _run(folder: str, stamp: str) -> dashboard.History:
+@st.cache_resource(max_entries=12, show_spinner=False)
+def _follower(path: str) -> dashboard.Follower:
     from nanochat.analysis import training_dashboard as dashboard
 
-    return dashboard.open_run(folder)
-
-
-@st.cache_resource(max_entries=8, show_spinner="Reading the log")
-def _log(path: str, size: int, changed: int) -> list[dashboard.History]:
-    from nanochat.analysis import training_dashboard as dashboard
-
-    return dashboard.open_log(path)
+    return dashboard.Follower(path)
 
 
 def opened(folders: Sequence[Path], logs: Sequence[Path]) -> list[dashboard.History]:
-    """The runs that can be read; for each of the others a box with the reason."""
-    from nanochat.analysis import training_dashboard as dashboard
-
+    """The runs that can be read; for each of the others a box with the reason. Of a run that was read before, only
+    what was written since is read."""
     found: list[dashboard.History] = []
     for path in [*folders, *logs]:
+        follower = _follower(str(path.absolute()))
         try:
-            if path in logs and not path.is_dir():
-                status = path.stat() if path.is_file() else None
-                found += _log(str(path), status.st_size if status else 0, status.st_mtime_ns if status else 0)
-            else:
-                found.append(_run(str(path), dashboard.stamp(path)))
+            with contextlib.nullcontext() if follower.looked else st.spinner("Reading the run"):
+                found += follower.look()
         except Exception as error:
             if not is_message(error):
                 raise
             show_problem("A run cannot be shown.", str(error))
-    return dashboard.told_apart(found)
+    return found
 
 
 def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, bool]:
@@ -149,10 +164,11 @@ def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, b
     return metric or known[0], dashboard.Look(axis or "step", log_x, smoothing, low, high, points), log_y
 
 
-def show(folders: Sequence[Path], logs: Sequence[Path]) -> None:
+def show(folders: Sequence[Path], logs: Sequence[Path], uploaded: Sequence[dashboard.History]) -> None:
     """The curve and its figures; drawn again each second while a run is being written."""
+    from nanochat.analysis import training_dashboard as dashboard
 
-    runs = opened(folders, logs)
+    runs = dashboard.told_apart([*opened(folders, logs), *uploaded])
     if not runs:
         return
     metric, look, log_y = look_form(runs)
@@ -160,9 +176,11 @@ def show(folders: Sequence[Path], logs: Sequence[Path]) -> None:
     pace = next(pace for rows, pace in PACES if sum(run.rows.height for run in runs) <= rows)
 
     def draw() -> None:
-        now = opened(folders, logs) if live else runs
+        now = dashboard.told_apart([*opened(folders, logs), *uploaded]) if live else runs
         if not now:
             return
+        if live and not any(run.live for run in now):
+            st.rerun()  # it has ended: nothing needs to be drawn again and again
         figures(now)
         if live:
             st.caption(f"Live: it is being written to, and this is drawn anew every {pace[:-1]} s.")

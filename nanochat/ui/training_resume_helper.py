@@ -1,33 +1,22 @@
-"""The parts of the resume helper's page: the run, where it stands, the ways to go on, the proof and the drill."""
+"""The parts of the resume helper's page: the run, where it stands, and the ways to go on."""
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from nanochat.errors import is_message
 from nanochat.ui.errors import show_problem
 from nanochat.ui.pickers import base_dir_input, runs_by_id
 from nanochat.ui.states import go_to, nothing_yet
 from nanochat.ui.text import visible
+from nanochat.ui.training_resume_helper_jobs import PAGE, key, show_proof
 
 if TYPE_CHECKING:
     from nanochat.analysis import training_resume_helper as helper
     from nanochat.checkpoint_runs import Run
 
-PAGE = "training_resume_helper"
 LAST = "the last good one"
-ANSWERS = {
-    "right": "Right: the last step whose files are complete. What came after it was in memory alone, and is gone.",
-    "wrong": "Not that one: go on from the last step that is on the disk whole, and lose as little as can be.",
-}
-
-
-def key(name: str) -> str:
-    """A widget's key, with the page's name in front."""
-    return f"{PAGE}_{name}"
 
 
 def pick() -> tuple[Run, int | None] | None:
@@ -69,7 +58,7 @@ def show(run: Run, step: int | None) -> None:
     with way:
         _ways(report)
     with proof:
-        _proof(report)
+        show_proof(report)
     with hand:
         st.markdown("The same with `load_checkpoint`. It runs as it is and makes one update.")
         st.code(helper.program(report), language="python")
@@ -117,70 +106,6 @@ def _ways(report: helper.Report) -> None:
     with st.container(horizontal=True):
         go_to("training_dashboard")
         go_to("checkpoint_browser")
-
-
-def _proof(report: helper.Report) -> None:
-    """Resume in a scratch folder, compare, draw."""
-    from nanochat.analysis import training_resume_helper as helper
-    from nanochat.charts.training_resume_helper import overlay
-
-    st.markdown("Goes on from this checkpoint in a scratch folder and lays the losses over those that the run had.")
-    steps = st.slider("Updates", 1, 50, 10, key=key("steps"), bind="query-params")
-    if not st.button("Prove it", type="primary", icon=":material/fact_check:", key=key("prove")):
-        return
-    try:
-        with st.spinner("Resuming in a scratch folder"):
-            proof = helper.prove(report, steps)
-    except Exception as error:
-        if not is_message(error):
-            raise
-        show_problem("There is no proof.", str(error))
-        return
-    (st.success if proof.holds else st.error)(proof.sentence)
-    st.altair_chart(overlay(proof.before, proof.frame), alt="The run and its resumed copy", height="content")
-    with st.expander("As a table"):
-        st.dataframe(proof.frame, hide_index=True, alt="Losses of the run and of its resumed copy")
-    st.code(visible(proof.command), language=None, wrap_lines=True)
-
-
-def drill() -> None:
-    """Kill a training and recover it, with a question in between."""
-    from nanochat.analysis import training_resume_helper as helper
-
-    st.subheader("The drill: kill it, now recover", anchor=False)
-    st.markdown("A small training is killed without warning in a scratch folder. It takes half a minute.")
-    if st.button("Train and kill", icon=":material/bolt:", key=key("kill")):
-        folder = tempfile.TemporaryDirectory(prefix="nanochat-drill-")  # goes with the session
-        with st.spinner("Training, and then the power fails"):
-            scenes = list(helper.train_and_kill(folder.name))
-        st.session_state[key("drill")] = (folder, scenes)
-    state = st.session_state.get(key("drill"))
-    if state is None:
-        return
-    folder, scenes = state
-    for scene in scenes:
-        st.markdown(f"**{scene.title}.** {scene.sentence}")
-    report = scenes[-1].report
-    if report is None:
-        return
-    made = report.step + (report.lost or 0)
-    options = [0, report.step - 20, report.step, made]
-    answer = st.radio(
-        "Which step does it go on from?", options, None, key=key("answer"), horizontal=True,
-        format_func=lambda step: "from the beginning" if step == 0 else f"step {step}",
-    )  # fmt: skip
-    if answer is None:
-        return
-    if answer != report.step:
-        st.warning(ANSWERS["wrong"])
-        return
-    st.success(ANSWERS["right"])
-    if st.button("Recover", type="primary", icon=":material/restart_alt:", key=key("recover")):
-        with st.spinner("Going on"):
-            scene = helper.recover(folder.name)
-        st.code("nanochat base_train --model-tag drill --resume", language=None)
-        (st.success if scene.holds else st.error)(f"{scene.title}. {scene.sentence}")
-        st.dataframe(scene.frame, hide_index=True, alt="Losses that were computed twice")
 
 
 def _clock(seconds: float) -> str:

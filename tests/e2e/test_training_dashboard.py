@@ -46,3 +46,24 @@ def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path
     assert 300 < float(low) < float(high) < 700
     assert page.get_by_test_id("stException").count() == 0
     assert all(url.startswith((address, "data:", "blob:")) for url in requests)
+
+
+def test_a_log_is_uploaded_and_a_run_that_grows_is_followed(start_app, browser, tmp_path) -> None:
+    lab = tmp_path / "lab"
+    folder = written(lab, falling(40))
+    page = browser.new_context().new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(f"{start_app(lab)}/training_dashboard?training_dashboard_run=base/d4")
+    page.get_by_test_id("stMetricValue").get_by_text("39", exact=True).wait_for()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(record(40, 2.5)) + "\n")
+    page.get_by_test_id("stMetricValue").get_by_text("40", exact=True).wait_for()  # by itself, while the run is live
+    page.get_by_role("button", name="A log").click()
+    content = "".join(json.dumps(line) + "\n" for line in falling(20)).encode()
+    upload = {"name": "mine.jsonl", "mimeType": "application/json", "buffer": content}
+    page.get_by_test_id("stFileUploader").locator("input[type=file]").set_input_files(upload)
+    page.get_by_text("To compare with, of base/d4").wait_for()  # there are two runs now
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name="Sources").click()
+    page.get_by_text("mine.jsonl: 20 rows (metrics)").wait_for()
+    assert page.get_by_test_id("stException").count() == 0

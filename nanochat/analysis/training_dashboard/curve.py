@@ -60,15 +60,17 @@ class Look:
 
 def available(histories: Sequence[History]) -> list[str]:
     """The metrics that some run has a figure of, in the order of METRICS."""
-    return [name for name in METRICS if any(not points_of(one, name).is_empty() for one in histories)]
+    return [name for name in METRICS if any(one.frame[_column(one, name)].count() for one in histories)]
 
 
-def points_of(history: History, metric: str) -> pl.DataFrame:
-    """The rows of a run that have the metric. A loss that only its average is known of is that average."""
-    frame = history.frame
-    if metric == "train_loss" and frame["train_loss"].null_count() == frame.height:
-        frame = frame.with_columns(train_loss="smooth_loss")
-    return frame.filter(pl.col(metric).is_not_null())
+def points_of(history: History, metric: str, *others: str | pl.Expr) -> pl.DataFrame:
+    """step, the metric and other columns, of the rows of a run that have the metric."""
+    return history.frame.select("step", pl.col(_column(history, metric)).alias(metric), *others).drop_nulls(metric)
+
+
+def _column(history: History, metric: str) -> str:
+    """Where a metric stands: a loss that only its average is known of is that average."""
+    return "smooth_loss" if metric == "train_loss" and not history.frame["train_loss"].count() else metric
 
 
 def curve(histories: Sequence[History], metric: str, look: Look) -> pl.DataFrame:
@@ -86,7 +88,7 @@ def curve(histories: Sequence[History], metric: str, look: Look) -> pl.DataFrame
 
 def _points(history: History, metric: str, look: Look) -> pl.DataFrame:
     smoothing = 0.0 if metric in EXACT else look.smoothing
-    known = points_of(history, metric).select("step", pl.col(look.axis).cast(pl.Float64).alias("x"), y=metric)
+    known = points_of(history, metric, pl.col(look.axis).cast(pl.Float64).alias("x")).rename({metric: "y"})
     if smoothing:
         known = known.with_columns(value=pl.col("y").ewm_mean(alpha=1 - smoothing, adjust=True))
     else:

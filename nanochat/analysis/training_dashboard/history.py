@@ -7,10 +7,10 @@ run's meta files: names say nothing, and a log of another run would draw another
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import polars as pl
 
@@ -22,6 +22,7 @@ from nanochat.metrics import MetricsError, Section
 from nanochat.metrics_meta import optimizer_rates, stage_of
 from nanochat.records import METRICS_NAME
 
+Found = TypeVar("Found")
 RANK = {"metrics": 0, "log": 1, "wandb": 2, "meta": 3}  # where two sources know a figure, the first speaks
 MEASURED = (
     *("time", "tokens", "flops", "train_loss", "smooth_loss", "val_bpb", "val_loss", "learning_rate", "lr_multiplier"),
@@ -50,6 +51,7 @@ class History:
     problems: tuple[str, ...]  # what could not be read
     live: bool = False  # somebody is writing to it
     missing: Mapping[str, str] = field(default_factory=dict)  # column -> why it is empty
+    memo: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # what was worked out of it; see kept
 
     @property
     def last(self) -> int | None:
@@ -67,8 +69,18 @@ class History:
         return value if type(value) is int and value > 0 else None
 
 
-def open_run(folder: str | Path, logs: Sequence[str | Path] = (), name: str | None = None) -> History:
-    """The run in a folder. logs: files to read beside what is found by itself.
+def kept(history: History, name: str, work: Callable[[History], Found]) -> Found:
+    """What `work` makes of a run, worked out once: a page asks again at every touch, and a long run takes a while."""
+    if name not in history.memo:
+        history.memo[name] = work(history)
+    found: Found = history.memo[name]
+    return found
+
+
+def open_run(
+    folder: str | Path, logs: Sequence[str | Path] = (), name: str | None = None, files: metrics.Files | None = None
+) -> History:
+    """The run in a folder. logs: files to read beside what is found by itself. files: what was read before.
 
     Raises:
         MetricsError: the folder holds nothing of a run, or a named log nothing of this run.
@@ -78,11 +90,11 @@ def open_run(folder: str | Path, logs: Sequence[str | Path] = (), name: str | No
         steps, problems = list_steps(folder)
     except CheckpointError as error:
         raise MetricsError(str(error)) from None
-    stage = stage_of(folder.absolute())
+    stage, files = stage_of(folder.absolute()), files or metrics.Files()
     notes: list[str] = []
     said = list(problems)
     try:
-        own = metrics.read(folder)
+        own = metrics.read(folder, files=files)
         frames, facts = [own.frame], _facts(own.sections)
         said += [text for text in own.problems if text not in said and not _told(text, problems)]
     except MetricsError as error:
@@ -96,7 +108,7 @@ def open_run(folder: str | Path, logs: Sequence[str | Path] = (), name: str | No
     named = [paths.expand(log) for log in logs]
     for path in [*elsewhere, *named]:
         try:
-            read = metrics.read(path)
+            read = metrics.read(path, files=files)
         except MetricsError as error:
             if path in named:
                 raise
@@ -118,18 +130,31 @@ def open_run(folder: str | Path, logs: Sequence[str | Path] = (), name: str | No
     model = meta.get("model_config") or facts.get("model_config") or {}
     return History(
         name or _name(folder), folder, stage, frame, rows, steps, model, meta, facts,
-        (*_said_of(rows), *notes, *more), tuple(said), _is_live(folder), _missing(frame, stage, rows),
+        (*_said_of(rows), *notes, *more), tuple(said), is_live(folder), _missing(frame, stage, rows),
     )  # fmt: skip
 
 
-def open_log(path: str | Path) -> list[History]:
-    """The training runs of one log file or metrics.jsonl, in the order of the file.
+def open_log(path: str | Path, files: metrics.Files | None = None) -> list[History]:
+    """The training runs of one log file or metrics.jsonl, in the order of the file. files: what was read before.
 
     Raises:
         MetricsError: it cannot be read, or no run trains in it.
     """
     path = paths.expand(path)
-    read = metrics.read(path)
+    label = path.parent.name if path.name in (METRICS_NAME, "output.log") else path.name
+    return _runs_of(metrics.read(path, files=files), location(path), label, written_lately(path))
+
+
+def open_upload(name: str, file: BinaryIO) -> list[History]:
+    """The training runs of a file that somebody handed over, as `open_log` finds them in one on this machine.
+
+    Raises:
+        MetricsError: it cannot be read, or no run trains in it.
+    """
+    return _runs_of(metrics.read_upload(name, file), location(Path(name)), name, False)
+
+
+def _runs_of(read: metrics.Metrics, place: str, label: str, live: bool) -> list[History]:
     found = []
     for run in read.frame["run"].unique(maintain_order=True).drop_nulls():
         rows = read.frame.filter(pl.col("run") == run)
@@ -138,16 +163,15 @@ def open_log(path: str | Path) -> list[History]:
         sections = [section for section in read.sections if section.run == run]
         facts, stage = _facts(sections), rows["stage"].drop_nulls().first()
         frame = merged(rows)
-        label = path.parent.name if path.name in (METRICS_NAME, "output.log") else path.name
         found.append(
             History(
                 shown(label, 60), None, str(stage) if stage else None, frame, rows, (), facts.get("model_config") or {},
-                {}, facts, tuple(_said_of(rows)), read.problems, _written_lately(path),
+                {}, facts, tuple(_said_of(rows)), read.problems, live,
                 _missing(frame, str(stage) if stage else None, rows),
             )
         )  # fmt: skip
     if not found:
-        raise MetricsError(f"{location(path)}: no training in it; name the log of a training, or the folder of a run")
+        raise MetricsError(f"{place}: no training in it; name the log of a training, or the folder of a run")
     if len(found) > 1:
         return [_renamed(one, f"{one.name}: {one.stage or 'run'} {index}") for index, one in enumerate(found, 1)]
     return found
@@ -155,8 +179,8 @@ def open_log(path: str | Path) -> list[History]:
 
 def merged(rows: pl.DataFrame) -> pl.DataFrame:
     """One row a step: of each figure the first that is known, in the order of RANK. Superseded rows are left out."""
-    rows = rows.filter(~pl.col("superseded") & pl.col("step").is_not_null() & (pl.col("kind") != "rollout"))
-    frame = rows.select(COLUMNS)
+    counted = ~pl.col("superseded") & pl.col("step").is_not_null() & (pl.col("kind") != "rollout")
+    frame = rows.lazy().filter(counted).select(COLUMNS).collect()
     steps = frame["step"]
     if frame.is_empty() or (steps.is_sorted() and steps.n_unique() == frame.height):
         return frame
@@ -201,14 +225,22 @@ def _before(newer: pl.DataFrame, frames: Sequence[pl.DataFrame]) -> list[pl.Data
 
 def _evidence(rows: pl.DataFrame, saved: pl.DataFrame) -> tuple[int, int]:
     """(saved steps at which a log and the meta files agree, at which they differ)."""
+    # A meta file holds the average after the update; pretraining prints it on the line of the step before.
+    compared = (("val_bpb", 0), ("val_loss", 0), ("smooth_loss", 1))
+    printed = {
+        name: dict(
+            rows.filter(pl.col("step").is_in((saved["step"] - back).implode()))
+            .select("step", name).drop_nulls().group_by("step").agg(name).iter_rows()
+        )
+        for name, back in compared
+    }  # fmt: skip
     agree = differ = 0
-    for row in saved.iter_rows(named=True):
-        verdicts = []
-        # A meta file holds the average after the update; pretraining prints it on the line of the step before.
-        for name, back in (("val_bpb", 0), ("val_loss", 0), ("smooth_loss", 1)):
-            there = rows.filter(pl.col("step") == row["step"] - back)[name].drop_nulls()
-            if row[name] is not None and len(there):
-                verdicts.append(bool((there - row[name]).abs().min() <= CLOSE))
+    for row in saved.select("step", *printed).iter_rows(named=True):
+        verdicts = [
+            min(abs(value - row[name]) for value in there) <= CLOSE
+            for name, back in compared
+            if row[name] is not None and (there := printed[name].get(row["step"] - back))
+        ]
         agree += bool(verdicts) and all(verdicts)
         differ += bool(verdicts) and not all(verdicts)
     return agree, differ
@@ -225,9 +257,10 @@ def _same_model(sections: Sequence[Section], meta: Mapping[str, Any]) -> bool:
 
 def _with_rates(rows: pl.DataFrame, folder: Path, steps: Sequence[int]) -> tuple[pl.DataFrame, list[str]]:
     """Learning rates where no source has them: of the optimizer files, and from one of them for every step of a log."""
-    stepped = rows.filter(pl.col("kind") == "step")
-    if rows.is_empty() or stepped["learning_rate"].drop_nulls().len():
+    is_step = pl.col("kind") == "step"
+    if rows.is_empty() or rows.select((is_step & pl.col("learning_rate").is_not_null()).any()).item():
         return rows, []
+    stepped = rows.filter(is_step)
     with_file = [step for step in steps if find_optimizer(folder, step) is not None]
     spread = with_file[:: max(len(with_file) // MAX_RATES, 1)]
     known: dict[int, float] = {}
@@ -340,22 +373,24 @@ def _renamed(history: History, name: str) -> History:
     return replace(history, name=name)
 
 
-def _is_live(folder: Path) -> bool:
-    return durable.is_locked(folder) or _written_lately(folder / METRICS_NAME)
+def is_live(folder: Path) -> bool:
+    """Whether somebody trains in this folder, or wrote to its metrics a moment ago."""
+    return durable.is_locked(folder) or written_lately(folder / METRICS_NAME)
 
 
-def _written_lately(path: Path) -> bool:
+def written_lately(path: Path) -> bool:
+    """Whether a file changed within LIVE_SECONDS."""
     try:
         return 0 <= time.time() - path.stat().st_mtime < LIVE_SECONDS
     except OSError:
         return False
 
 
-def stamp(folder: Path) -> str:
-    """What changes when a file of a run does, for caches: names, sizes and times of its files and of the logs."""
+def stamp(path: Path) -> str:
+    """What changes when a file of a run does: names, sizes and times of its files and of the logs. path: also a file"""
     try:
-        files = [*(path for path in sorted(folder.iterdir())), *(found.path for found in metrics.find_logs(folder))]
-        found = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.is_file()]
+        files = [path] if not path.is_dir() else [*path.iterdir(), *(found.path for found in metrics.find_logs(path))]
+        found = [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(files) if one.is_file()]
     except (OSError, MetricsError):
         found = []
-    return json.dumps([str(folder), found])
+    return json.dumps([str(path), found])

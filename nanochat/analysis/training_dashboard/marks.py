@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from nanochat.analysis.training_dashboard.curve import points_of
-from nanochat.analysis.training_dashboard.history import History
+from nanochat.analysis.training_dashboard.history import History, kept
 from nanochat.analysis.training_dashboard.levels import phases
 
 SPIKE_DISTANCE, SPIKE_SHARE, MOST_SPIKES = 6.0, 0.05, 10
@@ -39,9 +39,13 @@ class Mark:
 
 def marks(history: History) -> tuple[Mark, ...]:
     """Everything found on a run's curve, by step."""
+    return kept(history, "marks", _marks)
+
+
+def _marks(history: History) -> tuple[Mark, ...]:
     found = [*_phases(history), *_best(history), *_resumed(history), *_divergence(history), *_slow(history)]
-    losses = points_of(history, "train_loss").select("step", loss="train_loss")
-    if history.frame["train_loss"].drop_nulls().len() >= PARTS:  # averages hide what is looked for
+    losses = points_of(history, "train_loss").rename({"train_loss": "loss"})
+    if history.frame["train_loss"].count() >= PARTS:  # averages hide what is looked for
         found += [*_spikes(losses), *_plateau(losses)]
     return tuple(sorted(found, key=lambda mark: (mark.step, mark.kind)))
 
@@ -92,7 +96,7 @@ def _divergence(history: History) -> Iterator[Mark]:
     if len(bad):
         sentence = f"Step {bad[0]:,}: a figure is no number any more (NaN or infinity). "
         yield Mark("divergence", bad[0], bad[0], "no number", sentence + BACK)
-    parts = _medians(points_of(history, "train_loss").select("step", loss="train_loss"))
+    parts = _medians(points_of(history, "train_loss").rename({"train_loss": "loss"}))
     if parts.height < 8:
         return
     first, best, last = (float(value) for value in (parts["loss"][0], min(parts["loss"]), parts["loss"][-1]))
@@ -103,7 +107,7 @@ def _divergence(history: History) -> Iterator[Mark]:
 
 
 def _slow(history: History) -> Iterator[Mark]:
-    speeds = history.frame.drop_nulls("tokens_per_second").select("step", loss="tokens_per_second")
+    speeds = points_of(history, "tokens_per_second").rename({"tokens_per_second": "loss"})
     if speeds.height < PARTS:
         return
     usual = float(speeds["loss"].median())  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from nanochat.analysis.training_dashboard.curve import DashboardError
-from nanochat.analysis.training_dashboard.history import RANK, History
+from nanochat.analysis.training_dashboard.history import RANK, History, kept
 from nanochat.durable import publish, stage_bytes
 
 FORMATS = (".csv", ".parquet")
@@ -46,6 +46,10 @@ class Summary:
 
 def summary(history: History) -> Summary:
     """The figures of a run."""
+    return kept(history, "summary", _summary)
+
+
+def _summary(history: History) -> Summary:
     saved = history.checkpoints
     speeds = history.frame["tokens_per_second"].drop_nulls()
     speed = _figure(history, "tokens_per_second")

@@ -4,6 +4,8 @@ Nobody believes in a backup that was never restored. So this makes a run in a sc
 says what is left on the disk, goes on, and compares the updates that were made twice: they must agree to the bit.
 
     nanochat training_resume_helper --drill
+    nanochat training_resume_helper --drill kill --scratch drill      # and then, what would you do?
+    nanochat training_resume_helper --drill recover --scratch drill
 """
 
 import tempfile
@@ -13,9 +15,9 @@ from pathlib import Path
 
 import polars as pl
 
-from nanochat.analysis.training_resume_helper.proof import PAIRS, ended, judge, record_of, start
+from nanochat.analysis.training_resume_helper.proof import PAIRS, Again, ended, judge, kill, record_of, start
 from nanochat.analysis.training_resume_helper.report import Report, ResumeError, inspect
-from nanochat.checkpoint_files import shown
+from nanochat.checkpoint_files import location, shown
 
 STEPS, SAVE_EVERY, KILLED_AT = 60, 20, 47
 TAG = "drill"
@@ -44,18 +46,28 @@ def drill(scratch: str | Path) -> Iterator[Scene]:
     Raises:
         ResumeError: a part of it broke off.
     """
-    yield from train_and_kill(scratch)
-    yield recover(scratch)
+    for part in (train_and_kill, recover):
+        yield from (scene for scene in part(scratch) if isinstance(scene, Scene))
 
 
-def train_and_kill(scratch: str | Path) -> Iterator[Scene]:
-    """A tokenizer, a training that is killed, and what it leaves."""
+def train_and_kill(scratch: str | Path) -> Iterator[Scene | Again]:
+    """A tokenizer, a training that is killed, and what it leaves; in between each update.
+
+    Raises:
+        ResumeError: the folder is not empty, or a part of it broke off.
+    """
     base = Path(scratch)
+    if base.exists() and (not base.is_dir() or any(base.iterdir())):
+        raise ResumeError(f"{location(base)} is not empty; a drill needs a folder of its own, empty or new")
     tokenizer = ["--data", "stories", "--vocab-size", "512", "--base-dir", str(base)]
-    _run("tok_train", tokenizer, None)
+    for _ in _run("tok_train", tokenizer, None):
+        pass
     arguments = _arguments(base)
     yield Scene("A training begins", f"It is to make {STEPS} updates and saves every {SAVE_EVERY}.", _typed(arguments))
-    losses = _run("base_train", arguments, KILLED_AT)
+    losses: dict[int, float] = {}
+    for step, loss in _run("base_train", arguments, KILLED_AT):
+        losses[step] = loss
+        yield Again(step, loss, len(losses), KILLED_AT)
     (base / "killed.txt").write_text("\n".join(f"{step} {loss!r}" for step, loss in losses.items()))
     report = inspect(base / "base_checkpoints" / TAG)
     yield Scene(
@@ -64,19 +76,29 @@ def train_and_kill(scratch: str | Path) -> Iterator[Scene]:
     )  # fmt: skip
 
 
-def recover(scratch: str | Path) -> Scene:
-    """Go on with the killed training and compare what was computed twice."""
+def recover(scratch: str | Path) -> Iterator[Scene | Again]:
+    """Go on with the killed training and compare what was computed twice; in between each update.
+
+    Raises:
+        ResumeError: no training was killed in this folder, or it broke off again.
+    """
     base = Path(scratch)
-    lines = (base / "killed.txt").read_text().splitlines()
+    try:
+        lines = (base / "killed.txt").read_text().splitlines()
+    except OSError:
+        raise ResumeError(f"{location(base)}: no training was killed here; begin with --drill kill") from None
     killed = {int(step): float(loss) for step, loss in (line.split() for line in lines)}
     arguments = ["--base-dir", str(base), "--model-tag", TAG, "--resume", "--json"]
-    again = _run("base_train", arguments, None)
+    again: dict[int, float] = {}
+    for step, loss in _run("base_train", arguments, None):
+        again[step] = loss
+        yield Again(step, loss, len(again), max(STEPS - min(again), 1))
     twice = [(step, loss, again[step]) for step, loss in sorted(killed.items()) if step in again]
     frame = pl.DataFrame(twice, PAIRS, orient="row")
     verdict, sentence = judge(frame, pl.DataFrame(schema={"step": pl.Int64, "loss": pl.Float64}), True, False)
     done = max(again, default=-1) + 1
     complete = f" It then went on to update {done} of {STEPS}."
-    return Scene(
+    yield Scene(
         "Recovered" if verdict != "no" else "Not recovered", sentence + complete, _typed(arguments),
         inspect(base / "base_checkpoints" / TAG), frame, verdict != "no" and done == STEPS,
     )  # fmt: skip
@@ -88,23 +110,26 @@ def _arguments(base: Path) -> list[str]:
     return [*place, *MODEL, *length, "--sample-every", "-1"]
 
 
-def _run(script: str, arguments: list[str], kill_at: int | None) -> dict[int, float]:
-    """(step -> loss) of a script until it ends, or until it is killed after so many updates."""
-    losses: dict[int, float] = {}
+def _run(script: str, arguments: list[str], kill_at: int | None) -> Iterator[tuple[int, float]]:
+    """(step, loss) of a script until it ends, or until it is killed after so many updates."""
     with tempfile.TemporaryFile() as said, ended(start(script, arguments, said), PATIENCE) as process:
         assert process.stdout is not None
+        made = 0
         for line in process.stdout:
             record = record_of(line)
-            if record is not None and isinstance(record.get("train_loss"), int | float):
-                losses[int(record["step"])] = float(record["train_loss"])
-                if kill_at is not None and len(losses) >= kill_at:
-                    return losses
+            if record is None or not isinstance(record.get("train_loss"), int | float):
+                continue
+            made += 1
+            if made == kill_at:
+                kill(process)  # before anybody looks at this update, while the next one is being made
+            yield int(record["step"]), float(record["train_loss"])
+            if made == kill_at:
+                return
         process.wait()
         said.seek(0)
         words = said.read().decode("utf-8", "replace").strip().splitlines()
         if process.returncode:
             raise ResumeError(f"the drill's {script} broke off: {shown(words[-1] if words else 'no word', 300)}")
-    return losses
 
 
 def _typed(arguments: list[str]) -> str:

@@ -25,10 +25,11 @@ from typing import Any
 
 import polars as pl
 
+from nanochat import paths
 from nanochat.analysis.training_dashboard import open_run
 from nanochat.analysis.training_resume_helper.commands import SCRIPTS, optimizer_kind, ways
 from nanochat.analysis.training_resume_helper.report import Report, ResumeError, losses_of
-from nanochat.checkpoint_files import shown
+from nanochat.checkpoint_files import meta_name, model_name, rank_files, shown
 from nanochat.checkpoint_manager import load_checkpoint
 from nanochat.dataset import SHARD_FOLDERS
 from nanochat.metrics import MetricsError
@@ -58,12 +59,53 @@ class Proof:
         return self.verdict != "no"
 
 
+@dataclass(frozen=True)
+class Again:
+    """An update that was made once more: how far a proof or a drill has come."""
+
+    step: int
+    loss: float
+    done: int
+    of: int
+
+
 def prove(report: Report, steps: int = 10, patience: float = PATIENCE) -> Proof:
-    """Resume for some updates in a folder of its own, which is removed, and compare. The run itself is only read.
+    """Resume for some updates in a folder of its own, which is removed, and compare; raises what `proving` does."""
+    *_, proof = proving(report, steps, patience)
+    assert isinstance(proof, Proof)
+    return proof
+
+
+def proving(report: Report, steps: int = 10, patience: float = PATIENCE) -> Iterator[Again | Proof]:
+    """The same with each update as it is made; the proof comes last. The run itself is only read.
 
     Raises:
         ResumeError: there is no way to resume, nothing to compare with, or the resumed run broke off.
         CheckpointError: the checkpoint cannot be read.
+    """
+    curve, original = compared(report, steps)
+    empty = memory_is_empty(report)
+    with tempfile.TemporaryDirectory(prefix="nanochat-proof-") as scratch:
+        arguments = _arguments(report, Path(scratch))
+        wanted = int(original["step"][-1]) - report.step + 1
+        losses = {}
+        for step, loss in _losses(SCRIPTS[report.stage], arguments, wanted, patience):
+            losses[step] = loss
+            yield Again(step, loss, len(losses), wanted)
+    pairs = original.rename({"loss": "original"}).with_columns(
+        resumed=pl.col("step").replace_strict(losses, default=None, return_dtype=pl.Float64)
+    )
+    before = curve.filter(pl.col("step") < report.step)
+    verdict, sentence = judge(pairs, before, report.loader, empty)
+    typed = shlex.join(["nanochat", SCRIPTS[report.stage], *arguments])
+    yield Proof(verdict, sentence, pairs.select(list(PAIRS)), before, typed)
+
+
+def compared(report: Report, steps: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(the losses of the run, those of them that a proof makes again): step, loss.
+
+    Raises:
+        ResumeError: there is no way to resume, or nothing to compare with.
     """
     if not 1 <= steps <= MOST_STEPS:
         raise ResumeError(f"{steps} updates cannot be a proof; give 1 to {MOST_STEPS:,}")
@@ -80,18 +122,7 @@ def prove(report: Report, steps: int = 10, patience: float = PATIENCE) -> Proof:
             f"there is no loss of step {report.step} or later to compare with; choose an earlier checkpoint (--step), "
             "or put the run's log into its folder"
         )
-    empty = memory_is_empty(report)
-    with tempfile.TemporaryDirectory(prefix="nanochat-proof-") as scratch:
-        arguments = _arguments(report, Path(scratch))
-        wanted = int(original["step"][-1]) - report.step + 1
-        losses = dict(_losses(SCRIPTS[report.stage], arguments, wanted, patience))
-    pairs = original.rename({"loss": "original"}).with_columns(
-        resumed=pl.col("step").replace_strict(losses, default=None, return_dtype=pl.Float64)
-    )
-    before = curve.filter(pl.col("step") < report.step)
-    verdict, sentence = judge(pairs, before, report.loader, empty)
-    typed = shlex.join(["nanochat", SCRIPTS[report.stage], *arguments])
-    return Proof(verdict, sentence, pairs.select(list(PAIRS)), before, typed)
+    return curve, original
 
 
 def judge(pairs: pl.DataFrame, before: pl.DataFrame, same_text: bool, empty: bool) -> tuple[str, str]:
@@ -170,9 +201,7 @@ def _arguments(report: Report, scratch: Path) -> list[str]:
     base_dir = folder.parent.parent
     there = scratch / folder.parent.name / tag
     there.mkdir(parents=True)
-    for name in [*report.files, JSON_NAME]:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, there / name)
+    _copy(folder, there, [*report.files, JSON_NAME])
     tokenizer = folder if (folder / JSON_NAME).is_file() else base_dir / "tokenizer"
     arguments = ["--base-dir", str(scratch), "--model-tag", tag, "--resume", "--json", "--eval-every", "-1"]
     if report.stage == "base":
@@ -181,10 +210,34 @@ def _arguments(report: Report, scratch: Path) -> list[str]:
         shards = next((str(base_dir / name) for name in SHARD_FOLDERS if (base_dir / name).is_dir()), None)
         if named or shards:
             arguments += ["--data", str(named or shards)]
+    if report.stage == "sft":
+        _copy_base(report, scratch)
     kind = optimizer_kind(report)
     if not report.ours and kind is not None:
         arguments += ["--optimizer", kind[0]]
     return arguments
+
+
+def _copy_base(report: Report, scratch: Path) -> None:
+    """The step of the pretrained run that fine-tuning began with: it is opened again when fine-tuning goes on."""
+    said = (report.meta.get("lab") or {}).get("base")
+    tag, step = (said.get("folder"), said.get("step")) if isinstance(said, dict) else (None, None)
+    if not isinstance(tag, str) or type(step) is not int:
+        raise ResumeError(f"step {report.step} does not say which pretrained run it came from; no proof without it")
+    places = [report.folder.absolute().parent.parent, *(root.path for root in paths.roots())]
+    folders = [paths.run_folder(place, "base", tag) for place in places]
+    found = next((folder for folder in folders if (folder / model_name(step)).is_file()), None)
+    if found is None:
+        raise ResumeError(f"the pretrained run {shown(tag)!r} with its step {step}, from which this one began, is gone")
+    there = scratch / "base_checkpoints" / report.folder.name  # chat_sft looks for it under the name of its own run
+    there.mkdir(parents=True)
+    _copy(found, there, [model_name(step), meta_name(step), JSON_NAME, *(p.name for p in rank_files(found, step))])
+
+
+def _copy(folder: Path, there: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, there / name)
 
 
 def _losses(script: str, arguments: Sequence[str], count: int, patience: float) -> Iterator[tuple[int, float]]:
