@@ -60,7 +60,12 @@ def main() -> None:
         if isinstance(report, CorpusReport):
             show_corpus(report, origin)
             return
-        show_summary(report, origin)
+        from nanochat.ui.dataset_inspector_count import with_exact_tokens
+
+        place = st.container()  # the figures stand above the job that makes them exact
+        report = with_exact_tokens(report, tokenizer)
+        with place:
+            show_summary(report, origin)
         _tabs(report, tokenizer)
 
 

@@ -1,11 +1,14 @@
 """The dataset inspector's page: nothing chosen, an example, a file, a bad file, hostile content, plain text."""
 
+import importlib
+import json
+import time
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nanochat import paths
+from nanochat import jobs, paths
 from nanochat.analysis.dataset_inspector import as_json
 from nanochat.benchmarks.make_conversations import planted
 from nanochat.ui import errors
@@ -144,3 +147,40 @@ def test_many_bad_lines_come_a_page_at_a_time(tmp_path):
     shown = next(frame.value for frame in page.dataframe if "what is wrong" in frame.value)
     assert len(shown) == 50
     assert "1 to 50 of 5,000 lines" in _words(page)
+
+
+def test_a_job_counts_every_token_and_the_page_takes_over_its_figures(tmp_path, monkeypatch):
+    TOKENIZER.save(paths.workspace() / "tokenizer")
+    monkeypatch.setattr("nanochat.analysis.dataset_inspector.inspection.SAMPLE", 20)
+    begun = []
+
+    def start(title, commands, facts):
+        begun.append((title, commands, facts))
+        folder = jobs.folder_of_jobs() / f"20260101-00000{len(begun)}"
+        folder.mkdir(parents=True)
+        said = {"title": title, "commands": commands, "begun": time.time(), "facts": facts}
+        (folder / "job.json").write_text(json.dumps(said))
+        (folder / "output.log").write_text('{"event": "Progress", "doing": "counting tokens", "done": 1, "total": 2}\n')
+
+    monkeypatch.setattr("nanochat.jobs.start", start)
+    data = b"".join(line for line, _ in planted(150, 3) if len(line) < 10**6)
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(data)
+    upload = _open(where="Upload")
+    upload.file_uploader[0].upload("chats.jsonl", data).run()
+    upload.button("dataset_inspector_count").click().run()
+    assert Path(begun[0][1][0][1]).read_bytes() == data, "a job reads an upload from the workspace"
+    page = _open(path=str(path))
+    guessed = _figures(page)["Tokens"]
+    page.button("dataset_inspector_count").click().run()
+    assert not page.exception
+    assert begun[1][2]["kind"] == "dataset_inspector", "no other page lists it"
+    assert page.button("dataset_inspector_count_stop").label == "Stop counting"
+    assert not any(button.key == "dataset_inspector_count" for button in page.button), "one job at a time"
+    [[module, *arguments]] = begun[1][1]
+    assert importlib.import_module(module).main(arguments) == 0
+    page.run()
+    exact = look(path, tokens=True, exact=True)
+    assert _figures(page)["Tokens"] == f"{exact.tokens.total:,}" != guessed
+    assert not any("dataset_inspector_count" in str(button.key) for button in page.button)
+    assert _figures(_open(path=str(path)))["Tokens"] == f"{exact.tokens.total:,}", "also in another tab"

@@ -53,6 +53,7 @@ def choices_chart(choices: "pl.DataFrame", recommended: int) -> "alt.LayerChart"
     import altair as alt
     import polars as pl
 
+    legend = alt.Legend(symbolType="stroke", symbolSize=400)  # a piece of the line, whose dashes can be seen
     names = {"lost_share": "cut off, of what the model learns from", "waste": "left empty, when packed"}
     data = (
         choices.with_columns(waste=1 - pl.col("filled"))
@@ -65,8 +66,8 @@ def choices_chart(choices: "pl.DataFrame", recommended: int) -> "alt.LayerChart"
         .encode(
             x=alt.X("length:O", title="sequence length, tokens", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("share:Q", title="share", axis=alt.Axis(format="%")),
-            color=alt.Color("what:N", title=None, scale=alt.Scale(range=list(CATEGORIES[:2]))),
-            strokeDash=alt.StrokeDash("what:N", title=None),
+            color=alt.Color("what:N", title=None, legend=legend, scale=alt.Scale(range=list(CATEGORIES[:2]))),
+            strokeDash=alt.StrokeDash("what:N", title=None, legend=legend),
             tooltip=["length", "what", alt.Tooltip("share:Q", format=".2%")],
         )
         .properties(height=280)

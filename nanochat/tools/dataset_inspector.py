@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,11 +56,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--issues", type=Path, metavar="FILE", help="write every line that has an issue, one JSON object each"
     )
+    p.add_argument(
+        "--counts", type=Path, metavar="FILE", help="count all, and write each conversation's tokens, .parquet"
+    )
     p.add_argument("--clean", type=Path, metavar="FILE", help="write the lines that can be trained on, as they are")
     p.add_argument("--rejects", type=Path, metavar="FILE", help="write the lines that cannot, as they are")
     p.add_argument("--repaired", type=Path, metavar="FILE", help="write the clean lines and those that can be repaired")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the lengths as .png or .svg")
     p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument(
+        "--events", action="store_true", help="--json, with a line of progress now and then, and status 0 at the end"
+    )
     return p
 
 
@@ -74,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
     sources = find_sources(args.dataset)
     tokenizer, origin = (None, "") if args.no_tokenizer else open_tokenizer(args.tokenizer_dir)
-    watch = _watcher(quiet=args.json)
+    watch = _events() if args.events else _watcher(quiet=args.json)
     corpus = [is_corpus(source) for source in sources]
     if all(corpus):
         return _corpus(sources, tokenizer, args, watch)
@@ -93,7 +100,7 @@ def _conversations(sources: Any, tokenizer: Any, origin: str, args: argparse.Nam
         profile=args.profile,
         by=args.by,
         max_tokens=args.max_tokens,
-        exact=args.exact,
+        exact=args.exact or args.counts is not None,
         near=args.near_duplicates,
         personal=args.pii,
         overlap=args.overlap,
@@ -101,9 +108,9 @@ def _conversations(sources: Any, tokenizer: Any, origin: str, args: argparse.Nam
     )
     report = inspect(sources, options, tokenizer, watch)
     written = _write(report, args, watch)
-    if args.json:
+    if args.json or args.events:
         print(json.dumps(as_json(report) | {"written": written}))
-        return int(report.error_lines > 0)
+        return int(report.error_lines > 0 and not args.events)
     asked = args.validate or args.analyze_lengths
     if args.validate or (not asked and report.error_lines):
         _show(text.validation(report))
@@ -121,11 +128,13 @@ def _conversations(sources: Any, tokenizer: Any, origin: str, args: argparse.Nam
 
 def _write(report: Report, args: argparse.Namespace, watch: Any) -> dict[str, Any]:
     """Every file asked for. What went where, by flag."""
-    from nanochat.analysis.dataset_inspector import export_file, export_issues, export_samples, text
+    from nanochat.analysis.dataset_inspector import export_file, export_issues, export_samples, save_counts, text
 
     written: dict[str, Any] = {}
     if args.issues is not None:
         written["issues"] = {"file": str(args.issues), "lines": export_issues(report, args.issues)}
+    if args.counts is not None:
+        written["counts"] = {"file": str(args.counts), "lines": save_counts(report, args.counts)}
     for flag, part in (("clean", "clean"), ("rejects", "rejected"), ("repaired", "repaired")):
         target = getattr(args, flag)
         if target is not None:
@@ -147,15 +156,15 @@ def _write(report: Report, args: argparse.Namespace, watch: Any) -> dict[str, An
 def _corpus(sources: Any, tokenizer: Any, args: argparse.Namespace, watch: Any) -> int:
     from nanochat.analysis.dataset_inspector import InspectorError, inspect_corpus, text
 
-    for name in ("issues", "clean", "rejects", "repaired", "export", "plot"):
+    for name in ("issues", "counts", "clean", "rejects", "repaired", "export", "plot"):
         if getattr(args, name) is not None:
             raise InspectorError(f"--{name} is for conversations, and this is plain text; leave it out")
     report = inspect_corpus(sources, tokenizer, watch)
-    if args.json:
+    if args.json or args.events:
         print(json.dumps(text.corpus_json(report)))
     else:
         _show(text.corpus(report))
-    return int(report.bad > 0)
+    return int(report.bad > 0 and not args.events)
 
 
 def _show(lines: Iterator[str]) -> None:
@@ -171,6 +180,21 @@ def _watcher(quiet: bool) -> Any:
     def watch(progress: Progress) -> None:
         end = "\r\x1b[K" if progress.done >= progress.total else ""
         print(f"\r{progress.doing}: {progress.done / max(progress.total, 1):.0%}", end=end, file=sys.stderr, flush=True)
+
+    return watch
+
+
+def _events() -> Any:
+    """Says how far it is, a line of JSON twice a second, for the page that started it."""
+    from nanochat.analysis.dataset_inspector.counting import event
+
+    said = 0.0
+
+    def watch(progress: Progress) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 0.5:
+            said = time.monotonic()
+            print(event(progress), flush=True)
 
     return watch
 

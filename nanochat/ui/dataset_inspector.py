@@ -85,7 +85,6 @@ def pick_options() -> Options:
             limit = st.number_input("Warn beyond this many tokens", 1, 1_000_000, 2048, key=key("max_tokens"))
             by = st.text_input("Break down by an extra field", key=key("by"), placeholder="source", bind="query-params")
         with right:
-            exact = st.checkbox("Count every token", key=key("exact"), help="Takes about ten times longer.")
             near = st.checkbox("Near-duplicates", key=key("near"))
             personal = st.checkbox("Personal data", key=key("personal"), help="Finds much that is none.")
             overlap = st.text_input("Overlap with a file", key=key("overlap"), placeholder="/path/to/evaluation.jsonl")
@@ -93,7 +92,6 @@ def pick_options() -> Options:
         profile=profile,
         by=by.strip() or None,
         max_tokens=int(limit),
-        exact=exact,
         near=near,
         personal=personal,
         overlap=Path(overlap.strip()) if overlap and overlap.strip() else None,
@@ -159,11 +157,12 @@ class _Watch:
 def show_summary(report: Report, origin: str) -> None:
     """The figures at the top."""
     tokens = report.tokens
-    with st.container(horizontal=True):
+    with st.container(horizontal=True):  # two rows, so that none of them begins with what the other had no room for
         st.metric("Lines", f"{report.lines:,}", border=True)
         st.metric("Errors", f"{report.error_lines:,}", border=True, help="lines that have at least one")
         st.metric("Warnings", f"{report.warning_lines:,}", border=True, help="lines that have some, and no error")
         st.metric("Conversations", f"{report.conversations:,}", border=True, help="lines without an error")
+    with st.container(horizontal=True):
         st.metric("Messages", f"{report.messages:,}", border=True)
         if tokens is not None:
             low, high = tokens.interval

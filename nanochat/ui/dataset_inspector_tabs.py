@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -319,12 +320,13 @@ def files(report: Report) -> None:
     st.caption("In a terminal: nanochat dataset_inspector FILE --clean clean.jsonl --rejects rejected.jsonl")
 
 
-def _exported(report: Report, part: str) -> bytes:
+def _exported(report: Report, part: str) -> io.BytesIO:
+    """The lines of a part, in a form that is handed on without a copy."""
     from nanochat.analysis.dataset_inspector import export
 
-    data = bytearray()
-    export(report, part, data.extend)
-    return bytes(data)
+    file = io.BytesIO()
+    export(report, part, file.write)
+    return file
 
 
 def _issues(report: Report) -> bytes:

@@ -299,7 +299,7 @@ def figures(*rows: tuple[str, str, str | None]) -> None:
     """Metrics that wrap on a narrow screen."""
     with st.container(horizontal=True):
         for label, value, help_text in rows:
-            st.metric(label, value, help=help_text, border=True, width=146)
+            st.metric(label, value, help=help_text, border=True)
 
 
 def show_missing(missing: list[Place]) -> None:

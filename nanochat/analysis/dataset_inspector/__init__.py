@@ -9,6 +9,7 @@ and measures it, `index` keeps a row for every line in Polars, and every figure 
 """
 
 from nanochat.analysis.dataset_inspector.corpus import CorpusReport, inspect_corpus, is_corpus
+from nanochat.analysis.dataset_inspector.counting import save_counts
 from nanochat.analysis.dataset_inspector.export import (
     PARTS,
     Exported,
@@ -17,7 +18,7 @@ from nanochat.analysis.dataset_inspector.export import (
     export_issues,
     export_samples,
 )
-from nanochat.analysis.dataset_inspector.inspection import inspect, open_tokenizer
+from nanochat.analysis.dataset_inspector.inspection import inspect, open_tokenizer, with_counts
 from nanochat.analysis.dataset_inspector.kinds import KINDS, names_of
 from nanochat.analysis.dataset_inspector.report import (
     Issue,
@@ -62,6 +63,8 @@ __all__ = [
     "open_tokenizer",
     "rows_of",
     "sample",
+    "save_counts",
     "search",
     "upload_source",
+    "with_counts",
 ]

@@ -6,11 +6,13 @@ anywhere goes to `diagnose`, which has the last word. A pure function of its blo
 order and in any process.
 """
 
+import functools
 import gc
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +26,7 @@ from nanochat.analysis.dataset_inspector.sources import Block
 from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
 
 ROLE_CODES = {"system": 0, "user": 1, "assistant": 2}
+AT_ONCE = 64  # lines that are decoded together; if one of them is odd, each is decoded alone
 MAX_FIELDS = 200  # names of extra fields that are remembered
 COLUMNS: dict[str, Any] = {  # one entry a line; zeros where the line has an error
     "nbytes": np.uint32,  # with the line end
@@ -107,23 +110,21 @@ def check_block(block: Block, settings: Settings) -> Checked:
 
 def _check(block: Block, settings: Settings) -> Checked:
     lines = block.data.split(b"\n")
-    open_end = bool(lines[-1])
-    if not open_end:
+    if not lines[-1]:
         lines.pop()
+    data = np.frombuffer(block.data, np.uint8)
+    ends = np.flatnonzero(data == ord("\n")) + 1
+    if len(ends) < len(lines):  # the last line has no line end
+        ends = np.append(ends, len(data))
     columns = {name: np.zeros(len(lines), dtype) for name, dtype in COLUMNS.items()}
     nbytes = columns["nbytes"]
-    nbytes[:] = np.fromiter(map(len, lines), np.uint32, len(lines)) + 1
-    if open_end:
-        nbytes[-1] -= 1
+    nbytes[:] = np.diff(ends, prepend=0)
     if block.overlong:
         nbytes[0] = min(block.overlong, 2**32 - 1)
     reader = _Reader(settings, columns["kinds"], block)
     lines = reader.prepared(lines)
-    found = [
-        reader.messages(index, line) if size <= MAX_LINE_BYTES else reader.diagnosed(index, line)
-        for index, (line, size) in enumerate(zip(lines, nbytes.tolist(), strict=True))
-    ]
-    lengths = _measure(found, lines, columns, reader, b'"type"' in block.data)
+    found = reader.all_messages(lines, ends, int(nbytes.max()))
+    lengths = _measure(found, lines, columns, reader, ends)
     columns["hash"][:] = np.fromiter(map(hash, lines), np.int64, len(lines))
     secrets = secrets_in(block.data, block.first_line) if settings.secrets else []
     groups = reader.groups if settings.by is not None else None
@@ -136,6 +137,7 @@ class _Reader:
     def __init__(self, settings: Settings, kinds: NDArray[Any], block: Block) -> None:
         self.settings, self.kinds, self.block = settings, kinds, block
         self.decode = _STRICT[settings.profile].decode
+        self.decode_lines = _STRICT[settings.profile].decode_lines
         self.custom = settings.profile == "nanochat-custom"
         self.fields: Counter[str] = Counter()
         self.groups: list[str] = [""] * len(kinds) if settings.by is not None else []
@@ -153,6 +155,43 @@ class _Reader:
                     lines[index] = line[:-1]
         return lines
 
+    def all_messages(self, lines: list[bytes], ends: NDArray[Any], longest: int) -> list[Sequence[Any] | None]:
+        """The messages of every line, None where it has an error. ends: where each line ends in the block."""
+        if longest > MAX_LINE_BYTES:
+            return [
+                self.messages(index, line) if max(len(line), self.block.overlong) <= MAX_LINE_BYTES
+                else self.diagnosed(index, line)
+                for index, line in enumerate(lines)
+            ]  # fmt: skip
+        found: list[Any] = []
+        wrapped: list[int] = []  # 1 for {"messages": ...}, 0 for a bare list, -1 where the keys were counted already
+        view, bounds = memoryview(self.block.data), [0, *ends.tolist()]
+        luck = 2  # how often it may still fail before every line of the block is decoded alone
+        for start in range(0, len(lines), AT_ONCE):
+            stop = min(start + AT_ONCE, len(lines))
+            values = self._at_once(view[bounds[start] : bounds[stop]]) if luck > 0 else []
+            if len(values) == stop - start:
+                luck += 1
+                wrapped += [type(value) is not list for value in values]
+                found += [value if type(value) is list else value.messages for value in values]
+            else:
+                luck -= 1
+                wrapped += [-1] * (stop - start)
+                found += [self.messages(index, lines[index]) for index in range(start, stop)]
+        for index in _odd_keys(self.block.data, ends, found, wrapped):
+            found[index] = self._checked(index, lines[index], found[index], wrapped[index])
+        return found
+
+    def _at_once(self, lines: memoryview) -> list[Any]:
+        """What some lines hold; less than one value a line where one of them is not surely good.
+
+        A value cannot begin in the line where another ended, so as many values as lines means one value in each.
+        """
+        try:
+            return self.decode_lines(lines)
+        except _REFUSED:
+            return []
+
     def messages(self, index: int, line: bytes) -> Sequence[Any] | None:
         """The messages of a line, None where it has an error."""
         try:
@@ -160,14 +199,14 @@ class _Reader:
         except _REFUSED:
             return self._open(index, line)
         if type(value) is list:
-            messages, keys = value, 2 * len(value)
-        else:
-            messages, keys = value.messages, 2 * len(value.messages) + 1
-        if len(_KEY.findall(line)) != keys:  # a key stands twice, or there are parts, or a text speaks of keys
-            keys += sum(2 * len(message.content) for message in messages if type(message.content) is list)
-            if _keys_in(line) != keys:
-                return self.diagnosed(index, line)
-        return messages or self.diagnosed(index, line)
+            return self._checked(index, line, value, 0)
+        return self._checked(index, line, value.messages, 1)
+
+    def _checked(self, index: int, line: bytes, messages: list[Any], wrapped: int) -> Sequence[Any] | None:
+        """The messages, None where a key stands twice. wrapped: how many keys stand around them."""
+        keys = wrapped + 2 * len(messages)
+        keys += sum(2 * len(message.content) for message in messages if type(message.content) is list)
+        return messages if messages and _keys_in(line) == keys else self.diagnosed(index, line)
 
     def _open(self, index: int, line: bytes) -> Sequence[Any] | None:
         """The messages of a line that may have fields of its own, decoded whole so that nothing is skipped unseen."""
@@ -203,6 +242,25 @@ class _Reader:
         return msgspec.convert(value["messages"] if isinstance(value, dict) else value, list[_OpenMessage])
 
 
+def _odd_keys(data: bytes, ends: NDArray[Any], found: list[Any], wrapped: list[int]) -> list[int]:
+    """The lines that may spell more keys than were found in them, and those without a message.
+
+    A key ends in a quote and a colon, and so may a word inside a text; blanks may stand between the two. Where no colon
+    of a line has a blank before it, and as many have a quote there as keys were found, each of them is a key.
+    """
+    around = np.array(wrapped, np.int64)
+    counts = np.fromiter((0 if messages is None else len(messages) for messages in found), np.int64, len(found))
+    content = np.frombuffer(data, np.uint8)
+    colons = np.flatnonzero(content == ord(":"))
+    before = content[colons - 1]
+    blank = (before == ord(" ")) | (before == ord("\t")) | (before == ord("\r"))
+    quoted = np.diff(np.searchsorted(colons[before == ord('"')], ends), prepend=0)
+    odd = (quoted != 2 * counts + around) | (counts == 0)
+    if blank.any():
+        odd |= np.diff(np.searchsorted(colons[blank], ends), prepend=0) > 0
+    return np.flatnonzero(odd & (around >= 0)).tolist()
+
+
 def _keys_in(line: bytes) -> int:
     """How many keys a line of JSON spells, each as often as it stands there; too few if one ends in a backslash."""
     return len(_KEY.findall(line)) - len(_NO_KEY.findall(line))
@@ -223,12 +281,36 @@ def _label(value: Any) -> str:
 
 
 _LOWER = bytes(range(256)).lower()  # of ASCII
+_LEAD = 0xC0  # the first byte of a character that is not ASCII is at least this, in UTF-8
 
 
-def _normal(texts: list[str]) -> int:
-    """A hash that does not change with case and blanks."""
+@functools.cache
+def _changed_by_case() -> NDArray[Any]:
+    """Which first two bytes, as one number, a character may have that has another lower case. Takes some 50 ms."""
+    table = np.zeros(1 << 16, bool)
+    for point in (*range(0x80, 0xD800), *range(0x10000, 0x1F000)):
+        letter = chr(point)
+        if letter.lower() != letter:
+            first, second, *_ = letter.encode()
+            table[first << 8 | second] = True
+    return table
+
+
+def _has_case(data: bytes, ends: NDArray[Any]) -> list[bool]:
+    """For each line whether lower() may change a character in it that is not ASCII. Most lines can be spared that."""
+    content = np.frombuffer(data + b"\0", np.uint8)
+    leads = np.flatnonzero(content >= _LEAD)
+    changed = leads[_changed_by_case()[content[leads].astype(np.uint16) << 8 | content[leads + 1]]]
+    escapes = np.flatnonzero(content == ord("\\"))
+    escapes = escapes[content[escapes + 1] == ord("u")]  # four digits in place of a character
+    inside = np.sort(np.concatenate((changed, escapes)))
+    return (np.diff(np.searchsorted(inside, ends), prepend=0) > 0).tolist()
+
+
+def _normal(texts: list[str], cased: bool) -> int:
+    """A hash that does not change with case and blanks. cased: whether some letter may need more than ASCII's rule."""
     joined = "\0".join(texts)
-    if not joined.isascii():
+    if cased:
         joined = joined.lower()
     return hash(joined.encode().translate(_LOWER, b" \t\r\n"))
 
@@ -238,19 +320,20 @@ def _measure(
     lines: list[bytes],
     columns: dict[str, NDArray[Any]],
     reader: _Reader,
-    may_have_parts: bool,
+    ends: NDArray[Any],
 ) -> dict[str, Counter[int]]:
     """Fill the columns of the lines that have messages, and diagnose those whose messages look wrong."""
     good = np.array([index for index, messages in enumerate(found) if messages is not None], np.int64)
     if not len(good):
         return {}
-    flat = [message for messages in found if messages is not None for message in messages]
-    counts = np.fromiter((len(messages) for messages in found if messages is not None), np.int64, len(good))
+    conversations = [messages for messages in found if messages is not None]
+    flat = list(chain.from_iterable(conversations))
+    counts = np.fromiter(map(len, conversations), np.int64, len(good))
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
     texts: list[Any] = [message.content for message in flat]
     tools = np.zeros(len(flat), np.int64)
     parted = np.zeros(len(flat), bool)  # content is a list of parts, which only an assistant may give
-    if may_have_parts:
+    if b'"type"' in reader.block.data:
         for index, content in enumerate(texts):
             if type(content) is not str:
                 parted[index] = True
@@ -258,7 +341,9 @@ def _measure(
                 tools[index] = sum(part.type != "text" for part in content)
     roles = np.frombuffer(bytes([ROLE_CODES[message.role] for message in flat]), np.uint8)
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    blank = (lengths == 0) | np.fromiter(map(str.isspace, texts), bool, len(texts))
+    blank = lengths == 0
+    if any(map(str.isspace, texts)):
+        blank |= np.fromiter(map(str.isspace, texts), bool, len(texts))
 
     system = (roles[starts] == 0).astype(np.int64)
     place = np.arange(len(flat)) - np.repeat(starts + system, counts)  # -1 for the system message, 0 for the first user
@@ -278,13 +363,23 @@ def _measure(
     columns["assistant_chars"][rows] = np.add.reduceat(np.where(roles == 2, lengths, 0), starts)[fit]
     columns["specials"][rows] = (1 + 2 * (counts - system) + 2 * np.add.reduceat(tools, starts))[fit]
     if reader.settings.normalised:
-        ends = (starts + counts).tolist()
-        columns["normal"][good] = [_normal(texts[start:end]) for start, end in zip(starts.tolist(), ends, strict=True)]
+        cased = np.array(_has_case(reader.block.data, ends))[good].tolist()
+        places = zip(starts.tolist(), (starts + counts).tolist(), cased, strict=True)
+        columns["normal"][good] = [_normal(texts[start:end], case) for start, end, case in places]
     counted = np.repeat(fit, counts)
     return {
-        role: Counter(
-            dict(zip(*(part.tolist() for part in np.unique(lengths[chosen], return_counts=True)), strict=True))
-        )
+        role: _tally(lengths[chosen])
         for role, code in ROLE_CODES.items()
         if (chosen := counted & (roles == code)).any()
     }
+
+
+def _tally(lengths: NDArray[Any]) -> Counter[int]:
+    """length -> how often it occurs."""
+    if lengths.max() > 100_000:  # a table of all lengths up to it would be long
+        values, counts = np.unique(lengths, return_counts=True)
+    else:
+        counts = np.bincount(lengths)
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))

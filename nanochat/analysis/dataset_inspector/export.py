@@ -32,7 +32,7 @@ _BLANK = KINDS["blank_line"].mask
 
 def export_issues(report: Report, target: Path) -> int:
     """Write every line that has an issue, one JSON object each; how many. Raises InspectorError and CheckpointError."""
-    _require_other(report, target)
+    require_other(report, target)
 
     def produce(file: Any) -> None:
         for part in issue_lines(report):
@@ -44,14 +44,14 @@ def export_issues(report: Report, target: Path) -> int:
 
 def export_samples(report: Report, target: Path, count: int, seed: int = 0) -> int:
     """Write random conversations as text for reading; how many. Raises InspectorError and CheckpointError."""
-    _require_other(report, target)
+    require_other(report, target)
     rows = sample(report, count, seed)
     text = "\n".join(samples(rows, report, clip=MAX_LINE_BYTES)) + "\n"
     publish(stage(target, lambda file: file.write(text.encode(errors="replace"))))
     return len(rows)
 
 
-def _require_other(report: Report, target: Path) -> None:
+def require_other(report: Report, target: Path) -> None:
     """Refuse to write over a file that was inspected."""
     for source in report.sources:
         if source.path is not None and target.exists() and source.path.exists() and target.samefile(source.path):
@@ -71,7 +71,7 @@ def export_file(
     report: Report, part: str, target: Path, watch: Callable[[Progress], None] = lambda p: None
 ) -> Exported:
     """Write one of PARTS to a file, which replaces an older one. Raises InspectorError and CheckpointError."""
-    _require_other(report, target)
+    require_other(report, target)
     found: list[Exported] = []
     publish(stage(target, lambda file: found.append(export(report, part, file.write, watch))))
     return found[0]

@@ -1,6 +1,7 @@
 """The inspection itself: read every line once, then ask the index; count tokens last, because they cost most."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from nanochat.analysis.dataset_inspector import similar
-from nanochat.analysis.dataset_inspector.check import Settings, check_block
+from nanochat.analysis.dataset_inspector.check import Settings
 from nanochat.analysis.dataset_inspector.findings import personal_in
 from nanochat.analysis.dataset_inspector.index import Index, IndexBuilder
 from nanochat.analysis.dataset_inspector.kinds import ERRORS, KINDS
@@ -22,9 +23,10 @@ from nanochat.analysis.dataset_inspector.lengths import (
     ratio_of,
     token_lengths,
 )
-from nanochat.analysis.dataset_inspector.report import Options, Progress, Report
+from nanochat.analysis.dataset_inspector.report import COUNTING, Options, Progress, Report
 from nanochat.analysis.dataset_inspector.rows import PLACE, Row, read_rows
 from nanochat.analysis.dataset_inspector.sources import InspectorError, Source, blocks
+from nanochat.analysis.dataset_inspector.workers import Checkers, processes_for
 from nanochat.conversation import PROFILES
 from nanochat.paths import expand, roots
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 LEAST_BUDGET = 8 << 20  # bytes of long conversations that are always counted exactly
 BUDGET_SHARE = 20  # and of a large data set this part
+NO_GROUP = "(none)"  # the group of lines without the field
+BY_ESTIMATE = "by their estimate; --exact counts them all"  # the end of a note
 Watcher = Callable[[Progress], None]
 
 
@@ -84,23 +88,13 @@ def inspect(
         tokens, too_long = _tokens(sources, index, options, tokenizer, totals, watch, notes)
     elif tokenizer is None:
         notes.append(f"without a tokenizer nobody can say which conversations exceed {options.max_tokens:,} tokens")
-    issues = _issues(index, duplicates["row"], too_long)
-    errors = int((issues["kinds"] & ERRORS != 0).sum())
-    kind_counts = {kind.name: int((issues["kinds"] & kind.mask != 0).sum()) for kind in KINDS.values()}
     chars = index.histogram(pl.col("chars").cast(pl.Int64))
-    per_char = tokens.per_char if tokens is not None else None
-    labels = list(builder.groups) or [""]
     return Report(
         sources=tuple(sources),
         options=options,
         lines=index.rows,
-        checked=index.rows - kind_counts["blank_line"],
         conversations=totals[0],
         size=size,
-        kind_counts={name: count for name, count in kind_counts.items() if count},
-        error_lines=errors,
-        warning_lines=len(issues) - errors,
-        issues=issues,
         duplicates=duplicates,
         normalised_duplicates=0 if normalised is None else len(normalised),
         roles={role: sum(builder.lengths[role].values()) for role in KINDS_OF_ROLE if role in builder.lengths},
@@ -110,14 +104,12 @@ def inspect(
             for role in KINDS_OF_ROLE
             if (found := describe(histogram_of(builder.lengths.get(role, {}).items()))) is not None
         },
-        tokens=tokens,
         notes=tuple(notes),
         secrets=_found([(sources[file].name, one) for file, one in builder.secrets]),
         secret_counts=dict(sorted(builder.secret_counts.items())),
         fields=dict(builder.fields.most_common()),
-        groups=_breakdown(index, "group", labels, per_char),
-        files=_breakdown(index, "file", [source.name for source in sources], per_char),
         index=index,
+        **_figures(sources, index, list(builder.groups) or [""], duplicates, tokens, too_long),
         **_on_request(sources, index, options, watch),
     )
 
@@ -125,21 +117,67 @@ def inspect(
 KINDS_OF_ROLE = ("system", "user", "assistant")
 
 
+def with_counts(report: Report, counted: Counted) -> Report:
+    """The same report with the tokens of every conversation, as `Options(exact=True)` gives it.
+
+    counted: of exactly this data set and profile. Raises InspectorError where it is of another.
+    """
+    if len(counted.frame) != report.conversations:
+        raise InspectorError(
+            f"the tokens of {len(counted.frame):,} conversations were counted and the data set has "
+            f"{report.conversations:,}; count them again"
+        )
+    tokens, too_long = _exact(report.index, counted, report.options.max_tokens)
+    labels = ["" if label == NO_GROUP else label for label in report.groups["group"]]
+    return replace(
+        report,
+        options=replace(report.options, exact=True),
+        notes=tuple(note for note in report.notes if not note.endswith(BY_ESTIMATE)),
+        **_figures(report.sources, report.index, labels, report.duplicates, tokens, too_long),
+    )
+
+
+def _figures(
+    sources: Sequence[Source],
+    index: Index,
+    labels: list[str],
+    duplicates: pl.DataFrame,
+    tokens: TokenLengths | None,
+    too_long: pl.Series,
+) -> dict[str, Any]:
+    """The fields of a report in which its tokens have a say."""
+    issues = _issues(index, duplicates["row"], too_long)
+    errors = int((issues["kinds"] & ERRORS != 0).sum())
+    kinds = {kind.name: int((issues["kinds"] & kind.mask != 0).sum()) for kind in KINDS.values()}
+    per_char = tokens.per_char if tokens is not None else None
+    return {
+        "tokens": tokens,
+        "issues": issues,
+        "kind_counts": {name: count for name, count in kinds.items() if count},
+        "checked": index.rows - kinds["blank_line"],
+        "error_lines": errors,
+        "warning_lines": len(issues) - errors,
+        "groups": _breakdown(index, "group", labels, per_char),
+        "files": _breakdown(index, "file", [source.name for source in sources], per_char),
+    }
+
+
 def _read(sources: Sequence[Source], options: Options, watch: Watcher) -> tuple[IndexBuilder, int]:
     settings = Settings(options.profile, options.by, options.normalised, options.secrets)
     builder = IndexBuilder()
     total = sum(source.size for source in sources)
     before = size = 0
-    for number, source in enumerate(sources):
+    with Checkers(settings, processes_for(sources)) as checkers:
+        for number, source in enumerate(sources):
 
-        def tell(done: int, before: int = before) -> None:
-            watch(Progress("checking lines", before + done, total))
+            def tell(done: int, before: int = before) -> None:
+                watch(Progress("checking lines", before + done, total))
 
-        for block in blocks(source, tell):
-            builder.add(number, check_block(block, settings))
-            size += block.overlong or len(block.data)
-        before += source.size
-        watch(Progress("checking lines", before, total))
+            for taken, checked in checkers.run(blocks(source, tell, checkers.block)):
+                builder.add(number, checked)
+                size += taken
+            before += source.size
+            watch(Progress("checking lines", before, total))
     return builder, size
 
 
@@ -183,7 +221,7 @@ def _breakdown(index: Index, column: str, labels: list[str], per_char: float | N
     tokens = None if per_char is None else (frame["specials"] + frame["chars"] * per_char).round().cast(pl.Int64)
     basis = frame["chars"] if tokens is None else tokens
     return frame.select(
-        pl.Series("group", [labels[number] or "(none)" for number in frame[column]], dtype=pl.String),
+        pl.Series("group", [labels[number] or NO_GROUP for number in frame[column]], dtype=pl.String),
         "lines",
         "errors",
         "conversations",
@@ -207,16 +245,8 @@ def _tokens(
     conversations = int(totals[0])
     fit = index.collect(index.fit().select("row"))["row"]
     if options.exact or conversations <= SAMPLE:
-        counted = _count(sources, index, fit, tokenizer, watch, "counting tokens")
-        frame = counted.frame
-        histogram = frame.group_by(pl.col("tokens").alias("value")).len("count").sort("value")
-        known = index.collect(index.fit().select("specials", "chars")).select(pl.all().cast(pl.Int64).sum()).row(0)
-        total = int(frame["tokens"].sum())
-        ratio = (total - known[0]) / max(known[1], 1)
-        return (
-            token_lengths(counted, histogram, total, 0.0, ratio),
-            frame.filter(pl.col("tokens") > options.max_tokens)["row"],
-        )
+        counted = _count(sources, index, fit, tokenizer, watch, COUNTING)
+        return _exact(index, counted, options.max_tokens)
     chosen = np.sort(np.random.default_rng(options.seed).choice(conversations, SAMPLE, replace=False))
     counted = _count(sources, index, fit.gather(chosen), tokenizer, watch, "estimating tokens")
     sizes = index.collect(
@@ -228,6 +258,17 @@ def _tokens(
     total = int((histogram["value"] * histogram["count"]).sum())
     lengths = token_lengths(counted, histogram, total, 1.96 * error * int(totals[1]), ratio)
     return lengths, _too_long(sources, index, options, tokenizer, estimate, watch, notes)
+
+
+def _exact(index: Index, counted: Counted, limit: int) -> tuple[TokenLengths, pl.Series]:
+    """The token lengths where all are known, and the rows of more than `limit`."""
+    frame = counted.frame
+    histogram = frame.group_by(pl.col("tokens").alias("value")).len("count").sort("value")
+    known = index.collect(index.fit().select("specials", "chars").select(pl.all().cast(pl.Int64).sum())).row(0)
+    total = int(frame["tokens"].sum())
+    ratio = (total - known[0]) / max(known[1], 1)
+    lengths = token_lengths(counted, histogram, total, 0.0, ratio)
+    return lengths, frame.filter(pl.col("tokens") > limit)["row"]
 
 
 def _count(
@@ -262,10 +303,7 @@ def _too_long(
     near = frame.filter(used <= max(LEAST_BUDGET, size // BUDGET_SHARE))["row"]
     far = frame.filter(~pl.col("row").is_in(near.implode()))
     if len(far):
-        notes.append(
-            f"{len(far):,} long conversations were compared with the limit of {limit:,} tokens by their estimate; "
-            "--exact counts them all"
-        )
+        notes.append(f"{len(far):,} long conversations were compared with the limit of {limit:,} tokens {BY_ESTIMATE}")
     counted = _count(sources, index, near, tokenizer, watch, "measuring long conversations").frame
     over = counted.filter(pl.col("tokens") > limit)["row"]
     return pl.concat([over, far.filter(pl.col("guess") > limit)["row"]]).sort()
@@ -304,4 +342,4 @@ def _on_request(sources: Sequence[Source], index: Index, options: Options, watch
     }
 
 
-__all__ = ["Row", "inspect", "open_tokenizer"]
+__all__ = ["Row", "inspect", "open_tokenizer", "with_counts"]

@@ -60,6 +60,7 @@ class TokenLengths:
     choices: pl.DataFrame  # one row a sequence length, see `compare_lengths`
     recommended: int
     reason: str
+    counts: Counted  # the conversations that were counted
 
 
 def describe(histogram: pl.DataFrame) -> Distribution | None:
@@ -159,6 +160,7 @@ def token_lengths(counted: Counted, histogram: pl.DataFrame, total: int, error: 
         choices,
         recommended,
         reason,
+        counted,
     )
 
 

@@ -13,6 +13,8 @@ from nanochat.analysis.dataset_inspector.kinds import KINDS
 from nanochat.analysis.dataset_inspector.lengths import Distribution, TokenLengths
 from nanochat.analysis.dataset_inspector.sources import Source
 
+COUNTING = "counting tokens"  # what an inspection says that it does while it counts them all
+
 
 @dataclass(frozen=True)
 class Options:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from nanochat.checkpoint_files import CheckpointError, location, open_regular, shown
 from nanochat.paths import expand
 from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
@@ -219,19 +221,20 @@ def cut_blocks(stream: Any, size: int = BLOCK, limit: int = MAX_LINE_BYTES) -> I
     """A stream as blocks of whole lines. A line beyond `limit` is swallowed up to its end and only its head kept."""
     line, offset, rest = 1, 0, b""
     while chunk := stream.read(size):
-        data = rest + chunk
-        cut = data.rfind(b"\n") + 1
+        cut = chunk.rfind(b"\n") + 1
         if cut:
-            yield Block(data[:cut], line, offset)
-            line += data.count(b"\n", 0, cut)
-            offset += cut
-            rest = data[cut:]
-        elif len(data) > limit:
-            length, rest = _swallow(stream, len(data), size)
-            yield Block(data[:HEAD], line, offset, overlong=length)
-            line, offset = line + 1, offset + length
+            data = b"".join((rest, memoryview(chunk)[:cut]))
+            rest = chunk[cut:]
+            del chunk  # not held while the block is looked at
+            yield Block(data, line, offset)
+            line += int(np.count_nonzero(np.frombuffer(data, np.uint8) == ord("\n")))
+            offset += len(data)
+        elif len(rest) + len(chunk) > limit:
+            length, after = _swallow(stream, len(rest) + len(chunk), size)
+            yield Block((rest + chunk)[:HEAD], line, offset, overlong=length)
+            line, offset, rest = line + 1, offset + length, after
         else:
-            rest = data
+            rest += chunk
     if rest:
         yield Block(rest, line, offset)
 

@@ -75,7 +75,8 @@ def places(base_dir: str | Path | None = None) -> list[Place]:
     for root in roots:
         prefix = "" if root.ours else f"{root.name}:"
         if _holds_tokenizer(root.path / "tokenizer"):
-            found.append(Place(root.name, f"the {root.name}'s tokenizer", root.path / "tokenizer"))
+            article = "the " if root.ours else ""
+            found.append(Place(root.name, f"{article}{root.name}'s tokenizer", root.path / "tokenizer"))
         for stage, folders in paths.STAGE_FOLDERS.items():
             for folder in (root.path / name for name in folders):
                 for run in _folders_in(folder):
