@@ -66,10 +66,7 @@ SHOWN = ("chat", "training_dashboard")  # the first page of the catalog, and one
 
 @pytest.mark.parametrize(
     "stem",
-    [
-        pytest.param(page.stem, marks=() if page.stem in SHOWN else pytest.mark.prove)
-        for page in catalog.available()
-    ],
+    [pytest.param(page.stem, marks=() if page.stem in SHOWN else pytest.mark.prove) for page in catalog.available()],
 )
 def test_a_cold_link_to_every_page_comes_through_home(start_app, browser, tmp_path, stem: str) -> None:
     """The first visit to a fresh server is a link to the page: sections in the sidebar, no dialog, no error."""
