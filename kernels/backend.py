@@ -83,6 +83,7 @@ def triton_impl(op: str, name: str) -> ModuleType:
     return module
 
 
+@functools.cache
 def _interprets(module: ModuleType) -> bool:
     """Whether the module's kernels run in the interpreter: how Triton wrapped the first of them says so."""
     kernel = next(value for value in vars(module).values() if type(value).__module__.startswith("triton.runtime."))

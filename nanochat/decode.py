@@ -4,8 +4,8 @@ While a model writes, a step of a small model multiplies for 30 us and spends ov
 attribute look-ups, one projection at a time. Here everything that does not change between two tokens is looked up once:
 query, key and value weights as one matrix, per-layer scales as scalars, residual additions inside the products. It
 computes what `GPT.hidden` and `GPT.logits` compute, in the same order; a test over random configurations holds the two
-together, and gpt.py is the one to read. The rotary turn of one position is the same for every head and layer, so here
-it is one small matrix; `kernels.qk_prep`, which does the same for a whole text, is not called.
+together, and gpt.py is the one to read. On PyTorch's paths the rotary turn of one position, the same for every head and
+layer, is one small matrix here; elsewhere `kernels.qk_prep_append` turns, norms and stores in a single launch.
 
     decoder = Decoder(model)                 # after model.hidden(prompt, cache) has filled the cache
     logits = decoder.step(ids, cache)        # (B,) -> (B, V)
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
+from kernels import backend
 from nanochat.gpt import EPSILON, GPT
 from nanochat.kv_cache import KVCache
 
@@ -50,6 +51,8 @@ class Decoder:
         self.wte = model.wte.weight
         self.head = model.lm_head.weight[: config.vocab_size].t()
         device, dtype, D = self.wte.device, self.wte.dtype, config.head_dim
+        shape = (1, 1, config.n_head, D)
+        self._one_launch = backend.choose("qk_prep", device, dtype, shape).name != "torch"
         # gain / sqrt(x + eps) is 1 / sqrt(x / gain^2 + eps / gain^2)
         wide = torch.promote_types(dtype, torch.float32)
         self._epsilon = {
@@ -69,7 +72,8 @@ class Decoder:
         config = self.config
         H, G, D = config.n_head, config.n_kv_head, config.head_dim
         B = ids.size(0)
-        turn = self._rotation(*cache.positions_of(self.model.rope(cache.longest + 1, ids.device), 1)).expand(B, D, D)
+        cos, sin = cache.positions_of(self.model.rope(cache.longest + 1, ids.device), 1)  # (1 or B, 1, 1, D/2)
+        turn = None if self._one_launch else self._rotation(cos, sin).expand(B, D, D)
         cache.begin(1)
 
         x = self._norm(F.embedding(ids, self.wte))  # (B, C)
@@ -91,11 +95,17 @@ class Decoder:
                 gate = torch.sigmoid(torch.mm(h[:, : config.gate_channels], layer.gate)) * self._gate_scale  # (B, G)
                 value = F.embedding(ids, layer.value).view(B, G, D)
                 heads.narrow(1, H + G, G).addcmul_(gate.unsqueeze(2), value)
-            qk = heads.narrow(1, 0, H + G)
-            turned = torch.bmm(qk, turn)
-            torch.mul(turned, self._inverse_rms(turned, D, config.qk_gain), out=qk)
-            keys, values = cache.write_token(i, heads.narrow(1, H, 2 * G))
-            y = kernels.decode_attention(heads.narrow(1, 0, H), keys, values, cache.lens_to_attend, window=layer.window)
+            if turn is None:
+                q, k, v = heads.unsqueeze(1).split((H, G, G), dim=2)  # (B, 1, heads, D)
+                keys, values = cache.keys_and_values(i)
+                q = kernels.qk_prep_append(q, k, v, cos, sin, config.qk_gain, keys, values, cache.place)[:, 0]
+            else:
+                qk = heads.narrow(1, 0, H + G)
+                turned = torch.bmm(qk, turn)
+                torch.mul(turned, self._inverse_rms(turned, D, config.qk_gain), out=qk)
+                keys, values = cache.write_token(i, heads.narrow(1, H, 2 * G))
+                q = heads.narrow(1, 0, H)
+            y = kernels.decode_attention(q, keys, values, cache.lens_to_attend, window=layer.window)
             x = torch.addmm(x, y.view(B, H * D), layer.proj)
             x = torch.addmm(x, torch.mm(self._norm(x), layer.fc).relu_().square_(), layer.out)
             if i == config.n_layer // 2:

@@ -20,6 +20,7 @@ from nanochat import durable
 from nanochat.checkpoint_files import CheckpointError, location, shown
 from nanochat.dataset_parquet import require_whole
 from nanochat.dataset_split import DatasetError
+from nanochat.fetch_claims import public
 from nanochat.fetch_file import FetchError, FileFetch, Patience
 from nanochat.paths import readable_size
 
@@ -118,7 +119,7 @@ def file_name(url: str) -> str:
         or not name.isprintable()
         or set(name) & set('/\\:*?"<>|')
     ):
-        raise FetchError(f"{shown(url, 200)} does not end in a plain file name, so there is none to keep it under")
+        raise FetchError(f"{shown(public(url), 200)} does not end in a plain file name to keep it under")
     return name
 
 

@@ -135,6 +135,19 @@ def redirected(response: requests.Response, url: str) -> str | None:
     return target
 
 
+def public(url: str) -> str:
+    """An address as others may read it: without user, password and query, which may hold a key.
+
+    >>> public("https://me:secret@host/a.bin?key=1")
+    'https://host/a.bin'
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that do not match
+        return "an address that is none"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def _range_of(stated: str) -> tuple[int | None, int | None]:
     """(first byte, bytes of the whole file) of `bytes 5-9/300`, None for what it does not say."""
     match = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", stated.strip())

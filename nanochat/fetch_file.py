@@ -25,7 +25,16 @@ from nanochat import __version__, durable
 from nanochat.checkpoint_files import CheckpointError, location, read_small, shown
 from nanochat.dataset_parquet import require_whole
 from nanochat.dataset_split import DatasetError
-from nanochat.fetch_claims import Claim, ClaimError, claim_from_json, claim_of, redirected, retry_after, starts_at
+from nanochat.fetch_claims import (
+    Claim,
+    ClaimError,
+    claim_from_json,
+    claim_of,
+    public,
+    redirected,
+    retry_after,
+    starts_at,
+)
 from nanochat.paths import readable_size
 
 if TYPE_CHECKING:
@@ -200,7 +209,7 @@ class FileFetch:
             *(requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema),
             *(urllib3.exceptions.LocationValueError, UnicodeError),  # of names of hosts that requests lets pass
         ):
-            where = "" if url == self.url else f"the server leads to '{shown(url, 80)}': "
+            where = "" if url == self.url else f"the server leads to '{shown(public(url), 80)}': "
             self._give_up(f"{where}this is not an address; it must begin with https:// or http:// and name a host")
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _TemporaryError(f"no answer ({type(error).__name__})") from None
@@ -289,7 +298,7 @@ class FileFetch:
     def _read_facts(self) -> Claim:
         try:
             facts = json.loads(read_small(self.facts, _MOST_FACTS))
-            return claim_from_json(facts["claim"]) if facts["url"] == self.url else Claim()
+            return claim_from_json(facts["claim"]) if facts["url"] == public(self.url) else Claim()
         except (ValueError, TypeError, KeyError, RecursionError):
             return Claim()  # none yet, or cut short by a kill: the download begins anew
 
@@ -300,7 +309,7 @@ class FileFetch:
             raise _RejectedError(f"the server was asked for byte {here:,} on and sent another part ({stated})")
 
     def _write_facts(self, claim: Claim) -> None:
-        content = json.dumps({"url": self.url, "claim": asdict(claim)}).encode()
+        content = json.dumps({"url": public(self.url), "claim": asdict(claim)}).encode()
         durable.publish(durable.stage_bytes(self.facts, content))
 
     def _discard(self) -> None:
@@ -308,7 +317,7 @@ class FileFetch:
         durable.discard(self.facts)
 
     def _stopped(self) -> NoReturn:
-        raise StoppedError(f"{shown(self.url, 200)}: stopped; what arrived is kept: run it again to go on")
+        raise StoppedError(f"{shown(public(self.url), 200)}: stopped; what arrived is kept: run it again to go on")
 
     def _give_up(self, why: str) -> NoReturn:
-        raise FetchError(f"{shown(self.url, 200)}: {why}")
+        raise FetchError(f"{shown(public(self.url), 200)}: {why}")

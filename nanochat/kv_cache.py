@@ -83,6 +83,15 @@ class KVCache:
             self._layers[layer].select(2, self.lengths[0]).copy_(kv)
         return self._views[layer]
 
+    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """One layer's memory, each (B, capacity, G, D), for an operation that writes a token at `place` itself."""
+        return self._views[layer]
+
+    @property
+    def place(self) -> Tensor | int:
+        """Where this step's token goes: one number where all rows agree, else (B,)."""
+        return self._last if self.ragged else self.lengths[0]
+
     def end(self, count: int, ids: Tensor) -> None:
         """The step is done: the new tokens now count. ids: (B, count)."""
         self.lengths = [length + count for length in self.lengths]

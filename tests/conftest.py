@@ -4,9 +4,15 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; two cores are shared by everything
 
+import signal
+
 import pytest
 
 import tests.kernel_support  # noqa: F401 - first of all: it tells Triton to interpret before anything can load Triton
+
+# A shell that starts us in the background has Ctrl-C ignored, in every child as well; some tests send it to a child.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MOST_WORKERS = 4  # each holds a torch, a Triton and perhaps a browser: about 1.5 GB
 

@@ -139,7 +139,7 @@ def loopback(**files: bytes) -> Iterator[Server]:
 
         def do_GET(self) -> None:
             server.asked.append((self.path, self.headers.get("Range"), self.headers.get("If-Range")))
-            content = server.files.get(self.path)
+            content = server.files.get(self.path.partition("?")[0])
             if content is None:
                 answer = status(404)
             else:

@@ -192,7 +192,7 @@ class _Reader:
         return part
 
 
-@given(st.lists(st.binary(max_size=12)), st.integers(1, 20))
+@given(st.lists(st.sampled_from([b"", b"a", b"bc", b"\r"]) | st.binary(max_size=12)), st.integers(1, 20))
 @settings(max_examples=100, deadline=None)
 def test_blocks_hold_every_line_with_its_number_and_place(parts, size):
     data = b"\n".join(parts)

@@ -12,14 +12,39 @@ from nanochat.decode import Decoder
 from nanochat.gpt import GPT, build
 from nanochat.gpt_config import GPTConfig
 from nanochat.kv_cache import KVCache
+from tests.kernel_support import use_triton  # noqa: F401 - a fixture
 from tests.model_support import configs, new_cache
 from tests.variants import random_weights
 
+LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=3)
+
 
 @settings(max_examples=60, deadline=None)
-@given(config=configs(), lengths=st.lists(st.integers(1, 20), min_size=1, max_size=3), fused=st.booleans())
+@given(config=configs(), lengths=LENGTHS, fused=st.booleans())
 def test_single_tokens_give_the_logits_of_the_whole_text(config: GPTConfig, lengths: list[int], fused: bool) -> None:
     """Also for rows of different lengths, past windows and context, and for weights that are not fused."""
+    agree(config, lengths, fused)
+
+
+@settings(max_examples=30, deadline=None)
+@given(config=configs(), lengths=LENGTHS)
+def test_they_do_so_where_one_operation_turns_norms_and_stores(config: GPTConfig, lengths: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOCHAT_KERNELS_QK_PREP", "reference")
+        agree(config, lengths, fused=True)
+
+
+@pytest.mark.parametrize("lengths", [[7], [5, 9]])
+@pytest.mark.usefixtures("use_triton")
+def test_they_do_so_on_the_triton_kernels(lengths: list[int]) -> None:
+    config = GPTConfig(
+        sequence_len=64, vocab_size=50, n_layer=2, n_head=2, n_kv_head=1, n_embd=64, smear=True, qk_gain=1.2
+    )
+    agree(config, lengths, fused=True)
+
+
+def agree(config: GPTConfig, lengths: list[int], fused: bool) -> None:
+    """Four tokens written singly behind texts of these lengths, each as the whole text has it."""
     weights = random_weights(config, 1)
     model = GPT(config)
     model.load_state_dict(weights)

@@ -342,6 +342,17 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
     refused(server, tmp_path, "is in the way and is not a file")
 
 
+def test_what_opens_the_door_is_neither_told_nor_written(server, tmp_path):
+    server.answers += [redirect("store", CONTENT), serve(upto=1000), *[status(500)] * 9]
+    address = server.url.replace("//", "//me:secret@") + "/a.bin?key=hidden"
+    with requests.Session() as session, pytest.raises(FetchError) as caught:
+        FileFetch(address, tmp_path / "a.bin", session, QUICK).run()
+    told = str(caught.value) + (tmp_path / ".a.bin.part.json").read_text()
+    assert f"{server.url}/a.bin" in told
+    assert "secret" not in told
+    assert "hidden" not in told
+
+
 def test_the_facts_beside_a_part_say_what_the_server_said(server, tmp_path):
     server.answers += [redirect("store", CONTENT), serve(upto=1000), *[status(500)] * 9]
     refused(server, tmp_path, "500")

@@ -37,11 +37,11 @@ record = st.fixed_dictionaries(
 
 
 def parsed(data: bytes) -> tuple[pl.DataFrame, list[Any], RecordParser]:
-    """(rows without their rates, the rates as objects, the parser): JSON may be written with other spaces."""
+    """(rows without their rates, the rates as objects, the parser): JSON has many spellings."""
     parser = RecordParser("metrics.jsonl")
     parser.feed(data)
     frame = parser.frame()
-    rates = [None if text is None else json.loads(text) for text in frame["learning_rates"]]
+    rates = [None if text is None else json.loads(text, parse_int=float) for text in frame["learning_rates"]]
     return frame.drop("learning_rates"), rates, parser
 
 

@@ -204,15 +204,18 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--json", action="store_true", help="print a JSON object a line")
     args = p.parse_args(argv)
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     precision.keep_memory()
     benchmark = Benchmark(
         Settings(steps=args.sweep_steps, seeds=args.seeds), Trial(args.trial_steps),
         Trial(args.trial_steps, args.grid_seeds), args.grid, args.rules, args.output,
     )  # fmt: skip
     begun = time.process_time()
-    for result in benchmark.results(args.model):
-        print(json.dumps(result) if args.json else "\n".join(told(result)), flush=True)
+    torch.set_flush_denormal(True)
+    try:
+        for result in benchmark.results(args.model):
+            print(json.dumps(result) if args.json else "\n".join(told(result)), flush=True)
+    finally:
+        torch.set_flush_denormal(False)  # it holds for the whole process, and others may live on in it
     if not args.json:
         print(f"{time.process_time() - begun:.0f} CPU seconds")
     return 0

@@ -26,7 +26,7 @@ def test_a_range_test_is_watched_stopped_and_finished(start_app, browser, tmp_pa
     page.set_default_timeout(3 * WAIT)
     page.goto(f"{start_app(lab)}/lr_finder?lr_finder_run=base/d2")
     page.get_by_text(f"Schedule: {told.schedule.word}").wait_for()
-    assert f"{told.high:.6f}" in page.get_by_test_id("stMetricValue").all_inner_texts()
+    page.get_by_test_id("stMetricValue").get_by_text(f"{told.high:.6f}", exact=True).first.wait_for()
     page.get_by_role("radio", name="range test").click()
     page.get_by_role("radio", name="long").click()
     page.get_by_text(re.compile("--sweep-steps 300")).wait_for()  # the click has arrived

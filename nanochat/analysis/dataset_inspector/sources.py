@@ -232,7 +232,10 @@ def cut_blocks(stream: Any, size: int = BLOCK, limit: int = MAX_LINE_BYTES) -> I
         elif len(rest) + len(chunk) > limit:
             length, after = _swallow(stream, len(rest) + len(chunk), size)
             yield Block((rest + chunk)[:HEAD], line, offset, overlong=length)
-            line, offset, rest = line + 1, offset + length, after
+            line, offset, cut = line + 1, offset + length, after.rfind(b"\n") + 1
+            if cut:  # the chunk that ended the long line held whole ones behind it
+                yield Block(after[:cut], line, offset)
+            line, offset, rest = line + after.count(b"\n", 0, cut), offset + cut, after[cut:]
         else:
             rest += chunk
     if rest:
