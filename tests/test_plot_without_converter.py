@@ -22,7 +22,7 @@ COMMANDS = {  # tool -> its arguments, words of the figure
     "generation_explorer": (["--source", "base", "--prompt", "a", "--max-tokens", "3", "--plot", "a.svg"], r"a"),
     "model_calculator": (["--preset", "gpt2-small", "--plot", "a.png"], r"[Ee]mbedding"),
     "tokenizer_playground": (["--languages", "--plot", "a.png"], r"English"),
-    "training_dashboard": (["curves", "--plot", "--output", "a.png"], r"\d\.\d"),
+    "training_dashboard": (["curves", "--plot", "--output", "a.png"], r"\ncurves: loss, nats a token, smoothed: "),
 }
 LONG = {"lr_finder", "training_resume_helper"}  # their charts come after a training; both save through charts.save
 
@@ -56,3 +56,22 @@ def test_the_figure_comes_as_text(tool, tmp_path, monkeypatch, capsys):
     assert f"was not drawn, for that needs vl-convert: {INSTALL}" in said
     assert re.search(figure, said[said.index(INSTALL) + len(INSTALL) :] or said), "the figure stands behind it"
     assert not list(tmp_path.glob("a.*"))
+
+
+def test_a_run_on_which_nothing_happened_has_its_figures(tmp_path, monkeypatch, capsys):
+    """Three records: no rule finds anything on them, and the text still says where each line begins and ends."""
+    monkeypatch.chdir(tmp_path)
+    for name, losses in {"one": (5.0, 3.0, 4.0), "two": (2.0, 2.5, 2.25)}.items():
+        (tmp_path / name).mkdir()
+        records = [{"step": 10 * n, "train_loss": loss, "learning_rate": 0.02} for n, loss in enumerate(losses)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    main = importlib.import_module("nanochat.tools.training_dashboard").main
+    arguments = ["one", "two", "--plot", "--output", "a.png", "--smoothing", "0"]
+    assert exit_status("training_dashboard", lambda: main(arguments)) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "one: loss, nats a token: first 5 (step 0), last 4 (step 20), lowest 3 (step 10)",
+        "one: learning rate, matrices: first 0.02 (step 0), last 0.02 (step 20), lowest 0.02 (step 0)",
+        "two: loss, nats a token: first 2 (step 0), last 2.25 (step 20), lowest 2 (step 0)",
+        "two: learning rate, matrices: first 0.02 (step 0), last 0.02 (step 20), lowest 0.02 (step 0)",
+    ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ from nanochat.errors import exit_status
 from nanochat.tools._run import add_run_flags, chosen_run
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from nanochat.analysis import training_dashboard as dashboard
 
 WIDTH = 100
@@ -189,16 +191,35 @@ def _plot(runs: Sequence[dashboard.History], look: dashboard.Look, args: argpars
     rate = "learning_rate" if not dashboard.curve(runs, "learning_rate", look).is_empty() else "lr_multiplier"
     levels = [level for level in dashboard.levels(runs[0])[0] if level.metric == "train_loss"]
     lines = [(f"{level.name} = {level.value:.2f}", level.value) for level in levels]
-    losses = dashboard.curve(runs, "train_loss", look)
+    losses, bits = dashboard.curve(runs, "train_loss", look), dashboard.curve(runs, "val_bpb", look)
+    rates = dashboard.curve(runs, rate, look)
     if losses.is_empty():
         reason = runs[0].missing.get("train_loss") or f"it has none on the axis {args.axis!r} in the part that is shown"
         raise dashboard.DashboardError(f"{runs[0].name}: no loss to draw: {reason}; name its log with --log FILE")
     chart = charts.plot(
-        losses, dashboard.curve(runs, "val_bpb", look), dashboard.curve(runs, rate, look), dashboard.AXES[args.axis],
-        dashboard.METRICS[rate], lines if len(runs) == 1 else (), args.log_x, args.log_y,
+        losses, bits, rates, dashboard.AXES[args.axis], dashboard.METRICS[rate], lines if len(runs) == 1 else (),
+        args.log_x, args.log_y,
     )  # fmt: skip
-    figure = [f"{run.name}: {mark.sentence}" for run in runs for mark in dashboard.marks(run)]
+    names = dashboard.METRICS
+    loss = f"{names['train_loss']}{', smoothed' if look.smoothing else ''}"
+    drawn = {loss: losses, names["val_bpb"]: bits, names[rate]: rates}
+    figure = [line for run in runs for line in _figure_lines(run, drawn)]
     return save(chart, args.output or PLOT, figure)
+
+
+def _figure_lines(run: dashboard.History, drawn: Mapping[str, pl.DataFrame]) -> list[str]:
+    """A run's lines of the chart in words: where each begins and ends, its lowest point, and what happened."""
+    from nanochat.analysis import training_dashboard as dashboard
+
+    said = []
+    for name, points in drawn.items():
+        known = points.filter(run=run.name).drop_nulls("value")
+        if known.is_empty():
+            continue
+        ends = {"first": 0, "last": -1, "lowest": known["value"].arg_min() or 0}
+        places = [f"{word} {known['value'][at]:.4g} (step {known['step'][at]:,})" for word, at in ends.items()]
+        said.append(f"{name}: {', '.join(places)}")
+    return [f"{run.name}: {words}" for words in [*said, *(mark.sentence for mark in dashboard.marks(run))]]
 
 
 if __name__ == "__main__":
