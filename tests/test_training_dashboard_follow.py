@@ -73,11 +73,13 @@ def test_a_growing_log_is_followed(tmp_path: Path) -> None:
     path = tmp_path / "base_train.log"
     path.write_bytes(text[: len(text) // 2])
     follower = dashboard.Follower(path)
+    assert follower.look()[0].live
     half = follower.look()[0].last
     path.write_bytes(text)
     (whole,) = follower.look()
     assert half is not None
     assert half < whole.last == 120  # type: ignore[operator]
+    assert not whole.live  # it is at its end, however young the file is
     same(whole, dashboard.open_log(path)[0])
 
 

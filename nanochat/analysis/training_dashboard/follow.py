@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat import metrics, paths
-from nanochat.analysis.training_dashboard.history import History, is_live, open_log, open_run, stamp, written_lately
+from nanochat.analysis.training_dashboard.history import History, is_live, open_log, open_run, stamp
 
 
 class Follower:
@@ -42,7 +42,7 @@ class Follower:
                 one = open_run(self.path, files=self._files) if is_folder else None
                 self._found = [one] if one is not None else open_log(self.path, self._files)
                 self._stamp = now
-            live = is_live(self.path) if is_folder else written_lately(self.path)
-            if any(one.live != live for one in self._found):  # a run that ended wrote nothing more to say so
-                self._found = [replace(one, live=live) for one in self._found]
+            live = [is_live(one, self.path) for one in self._found]
+            if live != [one.live for one in self._found]:  # a run that ended wrote nothing more to say so
+                self._found = [replace(one, live=now) for one, now in zip(self._found, live, strict=True)]
             return self._found

@@ -128,10 +128,11 @@ def open_run(
     rows, more = _with_rates(rows, folder, steps)
     frame = merged(rows)
     model = meta.get("model_config") or facts.get("model_config") or {}
-    return History(
+    found = History(
         name or _name(folder), folder, stage, frame, rows, steps, model, meta, facts,
-        (*_said_of(rows), *notes, *more), tuple(said), is_live(folder), _missing(frame, stage, rows),
+        (*_said_of(rows), *notes, *more), tuple(said), missing=_missing(frame, stage, rows),
     )  # fmt: skip
+    return replace(found, live=is_live(found, folder))
 
 
 def open_log(path: str | Path, files: metrics.Files | None = None) -> list[History]:
@@ -142,7 +143,8 @@ def open_log(path: str | Path, files: metrics.Files | None = None) -> list[Histo
     """
     path = paths.expand(path)
     label = path.parent.name if path.name in (METRICS_NAME, "output.log") else path.name
-    return _runs_of(metrics.read(path, files=files), location(path), label, written_lately(path))
+    found = _runs_of(metrics.read(path, files=files), location(path), label)
+    return [replace(one, live=is_live(one, path)) for one in found]
 
 
 def open_upload(name: str, file: BinaryIO) -> list[History]:
@@ -151,10 +153,10 @@ def open_upload(name: str, file: BinaryIO) -> list[History]:
     Raises:
         MetricsError: it cannot be read, or no run trains in it.
     """
-    return _runs_of(metrics.read_upload(name, file), location(Path(name)), name, False)
+    return _runs_of(metrics.read_upload(name, file), location(Path(name)), name)
 
 
-def _runs_of(read: metrics.Metrics, place: str, label: str, live: bool) -> list[History]:
+def _runs_of(read: metrics.Metrics, place: str, label: str) -> list[History]:
     found = []
     for run in read.frame["run"].unique(maintain_order=True).drop_nulls():
         rows = read.frame.filter(pl.col("run") == run)
@@ -166,8 +168,8 @@ def _runs_of(read: metrics.Metrics, place: str, label: str, live: bool) -> list[
         found.append(
             History(
                 shown(label, 60), None, str(stage) if stage else None, frame, rows, (), facts.get("model_config") or {},
-                {}, facts, tuple(_said_of(rows)), read.problems, live,
-                _missing(frame, str(stage) if stage else None, rows),
+                {}, facts, tuple(_said_of(rows)), read.problems,
+                missing=_missing(frame, str(stage) if stage else None, rows),
             )
         )  # fmt: skip
     if not found:
@@ -373,9 +375,11 @@ def _renamed(history: History, name: str) -> History:
     return replace(history, name=name)
 
 
-def is_live(folder: Path) -> bool:
-    """Whether somebody trains in this folder, or wrote to its metrics a moment ago."""
-    return durable.is_locked(folder) or written_lately(folder / METRICS_NAME)
+def is_live(history: History, path: Path) -> bool:
+    """Whether somebody trains in a folder, or wrote a moment ago to its metrics or this file, which is not at its end."""
+    file, locked = (path / METRICS_NAME, durable.is_locked(path)) if path.is_dir() else (path, False)
+    over = history.last is not None and history.horizon is not None and history.last >= history.horizon
+    return locked or (not over and written_lately(file))
 
 
 def written_lately(path: Path) -> bool:

@@ -154,7 +154,7 @@ def _plateau(losses: pl.DataFrame) -> Iterator[Mark]:
     if len(values) and length >= max(PLATEAU_SHARE * len(values), 3):
         start, end = int(parts["start"][best[0]]), int(parts["end"][best[1]])
         sentence = f"Steps {start:,} to {end:,}: the loss fell by less than 1 %. More of the same brings little; "
-        remedy = "cool the rate down, or give the model more layers or other text."
+        remedy = "give the model more layers or other text, or cool the rate down where that has not begun."
         yield Mark("plateau", start, end, "plateau", sentence + remedy)
 
 
