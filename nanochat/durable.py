@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,15 +227,18 @@ def is_locked(folder: str | Path) -> bool:
     except OSError:
         return False
     try:
-        return not _try_lock(descriptor)
+        return not _try_lock(descriptor, look=True)
     except OSError:
         return False
     finally:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
-    """Take the lock at once, or say that another has it. Raises OSError where the file system knows no locks."""
+def _try_lock(descriptor: int, look: bool = False) -> bool:
+    """Take the lock at once, or say that another has it. Raises OSError where the file system knows no locks.
+
+    look: those who only look do not see one another, where the system knows such locks.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -245,16 +249,25 @@ def _try_lock(descriptor: int) -> bool:
         else:
             import fcntl
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if look else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True
 
 
+_LOOKS = (0.01, 0.02, 0.04)  # seconds between attempts
+
+
 def _lock(descriptor: int, folder: Path) -> None:
-    """Take the lock at once or say who has it."""
+    """Take the lock or say who has it. Whoever only looks (`is_locked`) has it for some microseconds: that is waited
+    for."""
     try:
         taken = _try_lock(descriptor)
+        for wait in _LOOKS:
+            if taken:
+                break
+            time.sleep(wait)
+            taken = _try_lock(descriptor)
     except OSError as error:
         raise CheckpointError(
             f"{location(folder)}: this file system cannot lock a folder ({shown(error.strerror)}); choose one that "

@@ -137,7 +137,7 @@ def status(job: Job) -> Status:
     except (OSError, ValueError, TypeError, AttributeError):
         fresh = time.time() - job.begun < STARTING
         return Status("running" if held or fresh else "lost")
-    if known.alive and not held:
+    if known.alive and not held and not is_locked(job.folder):  # asked again: it may have begun in between
         return Status("lost", known.command, known.code, known.pid)
     return known
 

@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from nanochat.paths import workspace
 
 LARGE = 16 << 20  # bytes from which on keeping pays
 MOST_FILES = 16  # that are kept; the one that was not opened for longest goes
+STALE = 3600.0  # seconds after which a file that was being written is one of a process that was killed
 COLUMNS: dict[str, Any] = {**RECORD_COLUMNS, "line": pl.Int64}
 _STATE, _VERSION = "nanochat", 1
 
@@ -45,10 +48,13 @@ def load(path: Path) -> tuple[pl.DataFrame, Beginning] | None:
     try:
         if os.stat(path).st_size < LARGE or not kept.is_file():
             return None
-        said = json.loads(pl.read_parquet_metadata(kept)[_STATE])
+        # All from one open file: by its name Polars opens it more than once, and another process may put its own there.
+        with kept.open("rb") as file:
+            said = json.loads(pl.read_parquet_metadata(file)[_STATE])
+            file.seek(0)
+            rows = pl.read_parquet(file)
         inode, changed, size = said["file"]
         beginning = Beginning(**{**said, "file": (inode, changed, size), "problems": tuple(said["problems"])})
-        rows = pl.read_parquet(kept)
         os.utime(kept)
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None  # the file itself is read then, which gives the same
@@ -59,7 +65,7 @@ def load(path: Path) -> tuple[pl.DataFrame, Beginning] | None:
 def save(path: Path, rows: pl.DataFrame, beginning: Beginning) -> None:
     """Keep the rows. Where the workspace cannot be written nothing is kept: it is there for speed alone."""
     kept = _place(path)
-    staged = kept.with_suffix(f".{os.getpid()}.tmp")
+    staged = kept.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")  # two visitors of a page are two threads
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         rows.select(list(COLUMNS)).write_parquet(
@@ -67,7 +73,8 @@ def save(path: Path, rows: pl.DataFrame, beginning: Beginning) -> None:
         )
         os.replace(staged, kept)
         others = sorted(kept.parent.glob("*.parquet"), key=lambda file: file.stat().st_mtime, reverse=True)
-        for old in others[MOST_FILES:]:
+        killed = [file for file in kept.parent.glob("*.tmp") if file.stat().st_mtime < time.time() - STALE]
+        for old in [*others[MOST_FILES:], *killed]:
             old.unlink()
     except (OSError, pl.exceptions.PolarsError):
         with contextlib.suppress(OSError):

@@ -193,7 +193,7 @@ class Files:
 
     def __init__(self) -> None:
         self._kept: dict[Path, _Whole] = {}
-        self._found: dict[Path, tuple[tuple[int, ...], Metrics | MetricsError]] = {}
+        self._found: dict[Path, tuple[tuple[int, ...], Metrics | str]] = {}  # a str: why it cannot be read
 
     def read(self, path: Path) -> Metrics:
         """All rows of a metrics.jsonl or log. Raises MetricsError as `metrics.read` does."""
@@ -204,13 +204,15 @@ class Files:
             now = ()
         before, found = self._found.get(path, ((), None))
         if found is None or not now or now != before:
+            if path not in self._kept:
+                self._kept[path] = _Whole(path)
             try:
-                found = self._kept.setdefault(path, _Whole(path)).look()
+                found = self._kept[path].look()
             except MetricsError as error:
-                found = error
+                found = str(error)
             self._found[path] = (now, found)
-        if isinstance(found, MetricsError):
-            raise found
+        if isinstance(found, str):
+            raise MetricsError(found)  # a new one: one that is raised again and again holds on to all who asked
         return found
 
 

@@ -184,3 +184,8 @@ def test_a_job_counts_every_token_and_the_page_takes_over_its_figures(tmp_path, 
     assert _figures(page)["Tokens"] == f"{exact.tokens.total:,}" != guessed
     assert not any("dataset_inspector_count" in str(button.key) for button in page.button)
     assert _figures(_open(path=str(path)))["Tokens"] == f"{exact.tokens.total:,}", "also in another tab"
+    (jobs.folder_of_jobs() / "20260101-000002" / "state.json").write_text('{"state": "finished"}')
+    Path(begun[1][2]["counts"]).write_bytes(b"PAR1")
+    broken = _open(path=str(path))
+    assert "no counted tokens" in broken.warning[0].value
+    assert broken.button("dataset_inspector_count").label == "Count again"

@@ -19,6 +19,7 @@ from nanochat.analysis.dataset_inspector.inspection import with_counts
 from nanochat.analysis.dataset_inspector.sources import Block
 from nanochat.analysis.dataset_inspector.workers import Checkers, processes_for
 from nanochat.benchmarks.make_conversations import Maker, planted
+from nanochat.tokenizer import train_tokenizer
 from nanochat.tools.dataset_inspector import main
 from tests.dataset_inspector_support import TOKENIZER, lines_file, look, talk
 
@@ -30,6 +31,9 @@ ODD = [  # lines that decode as a good one does, and are not surely good
     b'[{"role": "user", "content": "\\": \\":"}, {"role": "assistant", "content": "b"}]',
     b'[{"role"\t: "user", "content" :"a"}, {"role": "assistant", "content": "b"}]',
     b'{"messages": []}',
+    b'[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] []\n',  # and an empty line
+    b'[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}\n] [{"role": "user", "content": "c"}]',
+    b'{"messages": [{"role": "user", "content": "a"}]\n} [{"role": "user", "content": "c"}]',
     b"",
     b"  \r",
     b'[{"role": "user", "content": "a"}]  [{"role": "user", "content": "a"}]',
@@ -46,8 +50,10 @@ def test_lines_decoded_together_are_judged_as_one_by_one(profile):
         for number, line in enumerate(odd):
             lines.insert(7 + 11 * number, line)
         for end in (b"\n", b""):
-            found = check_block(Block(b"\n".join(lines) + end, 1, 0), Settings(profile))
-            wanted = [diagnose(line, profile, first=number == 0).mask for number, line in enumerate(lines)]
+            data = b"\n".join(lines) + end
+            found = check_block(Block(data, 1, 0), Settings(profile))
+            each = data.removesuffix(b"\n").split(b"\n")
+            wanted = [diagnose(line, profile, first=number == 0).mask for number, line in enumerate(each)]
             assert found.columns["kinds"].tolist() == wanted, odd
 
 
@@ -132,7 +138,7 @@ def test_counts_make_an_estimated_report_exact(estimated, tmp_path, capsys):
     target = tmp_path / "counts.parquet"
     assert main([str(path), "--counts", str(target), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["written"]["counts"]["lines"] == 152
-    found = with_counts(guessed, load_counts(target))
+    found = with_counts(guessed, load_counts(target, guessed.sources, "chat", TOKENIZER.fingerprint))
     assert as_json(found) == as_json(exact)
     for name in ("issues", "groups", "files"):
         assert getattr(found, name).equals(getattr(exact, name)), name
@@ -149,13 +155,31 @@ def test_counts_of_something_else_are_refused(estimated, tmp_path):
     for content in (b"", b"PAR1", json.dumps(talk()).encode()):
         (tmp_path / "x.parquet").write_bytes(content)
         with pytest.raises(InspectorError, match="no counted tokens"):
-            load_counts(tmp_path / "x.parquet")
+            load_counts(tmp_path / "x.parquet", guessed.sources, "chat", TOKENIZER.fingerprint)
     before = path.read_bytes()
     with pytest.raises(InspectorError, match="was inspected"):
         main([str(path), "--counts", str(path)])
     assert path.read_bytes() == before
     with pytest.raises(InspectorError, match="for want of a tokenizer"):
         main([str(path), "--no-tokenizer", "--counts", str(tmp_path / "y.parquet")])
+
+
+def test_a_tokenizer_or_file_that_changed_before_the_job_came_to_it_is_noticed(estimated, tmp_path, capsys):
+    path, guessed, _ = estimated
+    asked = (guessed.sources, "chat", TOKENIZER.fingerprint)
+    target = tmp_path / "counts.parquet"
+    other = train_tokenizer(["hug pug hugs a bug, and 12 more"] * 2, 270)
+    other.save(paths.workspace() / "tokenizer", overwrite=True)
+    main([str(path), "--counts", str(target), "--json"])
+    with pytest.raises(InspectorError, match="another tokenizer, or files that have changed"):
+        load_counts(target, *asked)
+    TOKENIZER.save(paths.workspace() / "tokenizer", overwrite=True)
+    main([str(path), "--counts", str(target), "--json"])
+    assert len(load_counts(target, *asked).frame) == 152
+    path.write_bytes(path.read_bytes()[:-7] + b"mended\n")
+    main([str(path), "--counts", str(target), "--json"])
+    with pytest.raises(InspectorError, match="another tokenizer, or files that have changed"):
+        load_counts(target, *asked)
 
 
 def test_a_job_says_how_far_it_is(estimated, tmp_path, capsys):

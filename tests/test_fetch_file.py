@@ -353,6 +353,16 @@ def test_what_opens_the_door_is_neither_told_nor_written(server, tmp_path):
     assert "hidden" not in told
 
 
+def test_a_whole_part_is_not_taken_for_the_file_of_another_query(server, tmp_path):
+    """The query is not written down, so `?version=1` that was stopped before its end looks like `?version=2`."""
+    facts = {"url": f"{server.url}/a.bin", "claim": {"size": len(CONTENT), "sha256": None, "etag": etag_of(CONTENT)}}
+    (tmp_path / ".a.bin.part").write_bytes(bytes(len(CONTENT)))
+    (tmp_path / ".a.bin.part.json").write_text(json.dumps(facts))
+    with requests.Session() as session:
+        FileFetch(f"{server.url}/a.bin?version=2", tmp_path / "a.bin", session, QUICK).run()
+    assert arrived(tmp_path)
+
+
 def test_the_facts_beside_a_part_say_what_the_server_said(server, tmp_path):
     server.answers += [redirect("store", CONTENT), serve(upto=1000), *[status(500)] * 9]
     refused(server, tmp_path, "500")

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from nanochat import jobs
+from nanochat import durable, jobs
 from nanochat.durable import directory_lock, is_locked
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -103,6 +104,17 @@ def test_another_process_with_the_number_is_not_the_job() -> None:
     assert jobs.status(job).state == "lost"  # our own number, and yet nobody holds the folder
 
 
+def test_a_job_that_begins_while_one_looks_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor takes the folder and writes its state between our look at the one and at the other."""
+    folder = jobs.folder_of_jobs() / "20260101-120000"
+    folder.mkdir(parents=True)
+    job = jobs.Job(folder.name, "x", (), time.time(), {}, folder)
+    (folder / jobs.STATE_NAME).write_text(json.dumps({"state": "running", "command": 0, "pid": 1}))
+    looks = iter([False, True])
+    monkeypatch.setattr(jobs, "is_locked", lambda folder: next(looks))
+    assert jobs.status(job).alive
+
+
 @pytest.mark.parametrize("name", ["../../etc", "", ".", "nothing", "a/b"])
 def test_what_is_no_job_is_a_sentence(name: str) -> None:
     with pytest.raises(jobs.JobError):
@@ -135,3 +147,16 @@ def test_a_lock_is_seen_and_not_taken(tmp_path) -> None:
     assert not is_locked(tmp_path)
     with directory_lock(tmp_path):
         pass
+
+
+def test_who_looks_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page looks each second: a training that begins just then does begin, and no page sees another."""
+    with directory_lock(tmp_path):
+        pass
+    fcntl = pytest.importorskip("fcntl", reason="Windows has no locks that are shared")
+    with (tmp_path / durable.LOCK_NAME).open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert not is_locked(tmp_path)
+        monkeypatch.setattr(time, "sleep", lambda seconds: fcntl.flock(other, fcntl.LOCK_UN))
+        with directory_lock(tmp_path):
+            pass

@@ -316,6 +316,22 @@ def test_a_loss_that_is_no_number_ends_the_curve() -> None:
     assert [point.loss is None for point in points] == [False] * 12 + [True]
 
 
+@pytest.mark.parametrize(("call", "left"), [(30, 0), (38, 8)])
+def test_a_group_is_swept_as_far_as_its_batches_give_a_number_where_nothing_moves(call: int, left: int) -> None:
+    """Calls: 20 for all groups, 10 to get going, then 20 where all stand still."""
+    subject = tiny()
+    whole, calls = subject.loss, iter(range(10**6))
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return whole(x, y) * (math.nan if next(calls) == call else 1.0)
+
+    object.__setattr__(subject, "loss", loss)
+    points = list(lr_finder.sweep(subject, Settings(0.01, 1, 20, 1, ("matrix",))))
+    losses = [point.loss for point in points if point.curve == "matrix"]
+    assert len(losses) == left
+    assert all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
+
+
 # ---------------------------------------------------------------- short runs
 
 

@@ -77,6 +77,14 @@ def test_cut_short_it_says_how_far_its_rates_are_known(name: str, word: str, det
         assert "its settings say stable-decay: the last 30%" in found.reason
 
 
+@pytest.mark.parametrize(("name", "shape"), [("nanochat", "warmup-stable-decay"), ("linear", "linear")])
+def test_a_run_that_has_just_begun_to_cool_down(name: str, shape: str) -> None:
+    """Somebody looks while it trains: its rates have fallen by some thousandths."""
+    factors = [value for value in SCHEDULES[name][0](10_000) if value >= 0.9945 or name == "nanochat"][:3530]
+    found = lr_finder.recognise(range(len(factors)), factors, horizon=10_000)
+    assert found.detail.startswith(shape), found
+
+
 @pytest.mark.parametrize(
     ("name", "detail"), [("nanochat", "linear"), ("warmup, cosine", "cosine, its beginning missing"),
                          ("warmup, linear", "linear"), ("warmup, step", "step")],

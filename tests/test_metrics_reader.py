@@ -1,7 +1,11 @@
 """Reading a file of metrics as it grows gives what reading it at once gives, and costs the new bytes alone."""
 
+import contextlib
+import gc
 import json
 import os
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +158,24 @@ def test_a_growing_log_is_what_the_whole_log_is(tmp_path: Path, fed: list[int]) 
     assert (found.sections, dict(found.lines), found.problems) == (anew.sections, anew.lines, anew.problems)
 
 
+def test_an_error_that_is_said_again_holds_nobody(tmp_path: Path) -> None:
+    """A page asks each second, with the tables of all other files in its hands."""
+    path, files = tmp_path / "a.log", metrics.Files()
+    path.write_bytes(b"")
+    asked: list[weakref.ref[Any]] = []
+
+    def ask() -> None:
+        table = {1}
+        asked.append(weakref.ref(table))
+        with contextlib.suppress(MetricsError):
+            files.read(path)
+
+    for _ in range(3):
+        ask()
+    gc.collect()
+    assert [reference() for reference in asked] == [None] * 3
+
+
 def test_what_cannot_be_read_is_said_again_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, files = tmp_path / "a.log", metrics.Files()
     path.write_bytes(b"")
@@ -193,6 +215,18 @@ def test_another_process_reads_only_what_came_since(cached: Path, fed: list[int]
     assert not [path for path in cached.parent.iterdir() if path != cached and "metrics" in path.name]
 
 
+def test_what_was_kept_is_opened_once(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Path] = []
+    load = metrics_cache.load
+    monkeypatch.setattr(metrics_cache, "load", lambda path: loads.append(path) or load(path))
+    files = metrics.Files()
+    for step in range(301, 304):
+        with cached.open("ab") as file:
+            file.write(line(step))
+        files.read(cached)
+    assert loads == [cached]
+
+
 @pytest.mark.parametrize("act", ["cut", "replaced", "written over", "cache broken", "cache of another version"])
 def test_a_file_that_is_not_what_was_kept_is_read_anew(cached: Path, act: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content = cached.read_bytes()
@@ -221,6 +255,51 @@ def test_a_workspace_that_cannot_be_written_is_no_harm(
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("NANOCHAT_LAB_DIR", str(tmp_path / "file"))
     assert metrics.Files().read(cached).frame.height == 300
+
+
+def test_what_is_opened_is_of_one_moment(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slower process may keep its fewer rows while one opens what was kept: never these with the other's place."""
+    kept = metrics_cache._place(cached)
+    before = kept.read_bytes()
+    with cached.open("ab") as file:
+        file.write(line(300)[7:] + b"".join(map(line, range(301, 350))))
+    metrics.Files().read(cached)
+    assert kept.read_bytes() != before
+    kept.with_name("slower").write_bytes(before)
+    look = pl.read_parquet_metadata
+
+    def replaced(source: Any) -> dict[str, str]:
+        found = look(source)
+        os.replace(kept.with_name("slower"), kept)
+        return found
+
+    monkeypatch.setattr(pl, "read_parquet_metadata", replaced)
+    assert metrics.Files().read(cached).frame["step"].to_list() == list(range(350))
+
+
+def test_two_visitors_keep_rows_at_once(cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of one process, each with a file of its own until it is whole; a file left by a kill is removed."""
+    folder = metrics_cache._place(cached).parent
+    left = folder / "0.1-1.tmp"
+    left.write_bytes(b"x")
+    os.utime(left, (1, 1))
+    (folder / "0.2-2.tmp").write_bytes(b"x")  # somebody is writing it now
+    found = metrics_cache.load(cached)
+    assert found is not None
+    staged: list[str] = []
+    write = pl.DataFrame.write_parquet
+
+    def noted(frame: pl.DataFrame, file: Path, **options: Any) -> None:
+        staged.append(file.name)
+        write(frame, file, **options)
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", noted)
+    other = threading.Thread(target=metrics_cache.save, args=(cached, *found))
+    other.start()
+    metrics_cache.save(cached, *found)
+    other.join()
+    assert len(set(staged)) == 2
+    assert sorted(file.name for file in folder.iterdir()) == ["0.2-2.tmp", metrics_cache._place(cached).name]
 
 
 def test_only_so_many_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from nanochat import jobs, paths
+from nanochat import durable, jobs, paths
 from nanochat.analysis import training_resume_helper as helper
 from nanochat.analysis.training_resume_helper import background, proof
 from nanochat.analysis.training_resume_helper.proof import PAIRS
@@ -113,6 +113,16 @@ def test_a_drill_keeps_its_folder_until_the_next(begun: list[Any]) -> None:
     assert not scratch.exists()
     assert outside.exists()
     assert third.facts["scratch"] != str(scratch)
+
+
+def test_a_new_drill_leaves_one_alone_that_is_being_recovered(begun: list[Any]) -> None:
+    """In another tab: its first job, the kill, is over, and a second one works in the same folder."""
+    scratch = Path(helper.drill_job().facts["scratch"])
+    scratch.mkdir(parents=True)
+    recovering = made_job(helper.DRILL, "running", number=5, part="recover", scratch=str(scratch))
+    with durable.directory_lock(recovering.folder):
+        helper.drill_job()
+        assert scratch.exists()
 
 
 def test_a_drill_needs_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _conversations(sources: Any, tokenizer: Any, origin: str, args: argparse.Nam
         seed=args.seed,
     )
     report = inspect(sources, options, tokenizer, watch)
-    written = _write(report, args, watch)
+    written = _write(report, tokenizer, args, watch)
     if args.json or args.events:
         print(json.dumps(as_json(report) | {"written": written}))
         return int(report.error_lines > 0 and not args.events)
@@ -126,7 +126,7 @@ def _conversations(sources: Any, tokenizer: Any, origin: str, args: argparse.Nam
     return int(report.error_lines > 0)
 
 
-def _write(report: Report, args: argparse.Namespace, watch: Any) -> dict[str, Any]:
+def _write(report: Report, tokenizer: Any, args: argparse.Namespace, watch: Any) -> dict[str, Any]:
     """Every file asked for. What went where, by flag."""
     from nanochat.analysis.dataset_inspector import export_file, export_issues, export_samples, save_counts, text
 
@@ -134,7 +134,8 @@ def _write(report: Report, args: argparse.Namespace, watch: Any) -> dict[str, An
     if args.issues is not None:
         written["issues"] = {"file": str(args.issues), "lines": export_issues(report, args.issues)}
     if args.counts is not None:
-        written["counts"] = {"file": str(args.counts), "lines": save_counts(report, args.counts)}
+        lines = save_counts(report, args.counts, tokenizer.fingerprint if tokenizer else "")
+        written["counts"] = {"file": str(args.counts), "lines": lines}
     for flag, part in (("clean", "clean"), ("rejects", "rejected"), ("repaired", "repaired")):
         target = getattr(args, flag)
         if target is not None:

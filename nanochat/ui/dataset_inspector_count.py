@@ -6,6 +6,7 @@ done, here and whenever the same data is looked at again.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,18 +34,21 @@ def with_exact_tokens(report: Report, tokenizer: Tokenizer | None) -> Report:
     from nanochat.analysis.dataset_inspector import InspectorError, with_counts
     from nanochat.analysis.dataset_inspector.counting import counts_file, job_of, load_counts
 
-    target = counts_file(_identities(report.sources), report.options.profile, tokenizer.fingerprint)
+    counted = (report.options.profile, tokenizer.fingerprint)
+    target = counts_file(_identities(report.sources), *counted)
     if target.exists():
         kept = st.session_state.get(key("counted"))
         if kept is not None and kept[0] is report:
             return kept[1]
         try:
-            exact = with_counts(report, load_counts(target))
+            exact = with_counts(report, load_counts(target, report.sources, *counted))
         except InspectorError as error:
             st.warning(visible(str(error)), icon=":material/warning:")
-            return report
-        st.session_state[key("counted")] = (report, exact)
-        return exact
+            with contextlib.suppress(OSError):  # a file of ours that would be in the way of counting again
+                target.unlink()
+        else:
+            st.session_state[key("counted")] = (report, exact)
+            return exact
     job = job_of(target)
     if job is not None:
         _show(job)

@@ -166,10 +166,12 @@ class _Reader:
         found: list[Any] = []
         wrapped: list[int] = []  # 1 for {"messages": ...}, 0 for a bare list, -1 where the keys were counted already
         view, bounds = memoryview(self.block.data), [0, *ends.tolist()]
+        closed = _closed(self.block.data, ends)
         luck = 2  # how often it may still fail before every line of the block is decoded alone
         for start in range(0, len(lines), AT_ONCE):
             stop = min(start + AT_ONCE, len(lines))
-            values = self._at_once(view[bounds[start] : bounds[stop]]) if luck > 0 else []
+            together = luck > 0 and closed[start:stop].all()
+            values = self._at_once(view[bounds[start] : bounds[stop]]) if together else []
             if len(values) == stop - start:
                 luck += 1
                 wrapped += [type(value) is not list for value in values]
@@ -183,10 +185,7 @@ class _Reader:
         return found
 
     def _at_once(self, lines: memoryview) -> list[Any]:
-        """What some lines hold; less than one value a line where one of them is not surely good.
-
-        A value cannot begin in the line where another ended, so as many values as lines means one value in each.
-        """
+        """What some lines hold, each `_closed`; less than one value a line where one of them is not surely good."""
         try:
             return self.decode_lines(lines)
         except _REFUSED:
@@ -240,6 +239,19 @@ class _Reader:
             return None
         value = diagnosis.value
         return msgspec.convert(value["messages"] if isinstance(value, dict) else value, list[_OpenMessage])
+
+
+def _closed(data: bytes, ends: NDArray[Any]) -> NDArray[Any]:
+    """For each line whether it begins with a bracket that opens and ends with one that closes.
+
+    The decoder of many lines takes two values in one line and a value over two lines. But no value goes on behind a
+    bracket that closes with one that opens; so where all lines are closed and as many values are found, each has one.
+    """
+    content = np.frombuffer(data, np.uint8)
+    first, last = content[np.concatenate(([0], ends[:-1]))], ends - 1
+    for blank in b"\n\r":
+        last = last - (content[last] == blank)
+    return ((first == ord("[")) | (first == ord("{"))) & ((content[last] == ord("]")) | (content[last] == ord("}")))
 
 
 def _odd_keys(data: bytes, ends: NDArray[Any], found: list[Any], wrapped: list[int]) -> list[int]:

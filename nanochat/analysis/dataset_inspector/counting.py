@@ -28,12 +28,13 @@ from nanochat.paths import workspace
 KIND = "dataset_inspector"  # of the job's facts
 COLUMNS = pl.Schema({"row": pl.UInt32, "tokens": pl.Int64, "supervised": pl.Int64})
 CHECKING = 0.1  # of the time goes by before the first token is counted, about
-_SUMS = b"nanochat.sums"  # in the file's metadata: what was kept and left empty at each length
+_SUMS = b"nanochat.sums"  # in the file's metadata: what was kept and left empty at each length, and what was counted
 
 
-def save_counts(report: Report, target: Path) -> int:
+def save_counts(report: Report, target: Path, fingerprint: str) -> int:
     """Write row, file, line, tokens and supervised tokens of every conversation as parquet; how many.
 
+    fingerprint: of the tokenizer.
     The report must be exact. Raises InspectorError where it is not, CheckpointError where the file cannot be written.
     """
     import pyarrow.parquet as pq
@@ -50,29 +51,43 @@ def save_counts(report: Report, target: Path) -> int:
     files = names.cast({"file": pl.UInt16})
     frame = counts.frame.join(places, on="row").join(files, on="file").drop("file").rename({"name": "file"})
     table = frame.select("row", "file", "line", "tokens", "supervised").sort("row").to_arrow()
-    sums = json.dumps([list(counts.kept.items()), list(counts.empty.items())]).encode()
-    table = table.replace_schema_metadata({_SUMS: sums})
+    counted = [report.options.profile, fingerprint, [(source.size, source.stamp) for source in report.sources]]
+    sums = json.dumps([list(counts.kept.items()), list(counts.empty.items()), counted])
+    table = table.replace_schema_metadata({_SUMS: sums.encode()})
     content = io.BytesIO()  # some ten bytes a conversation
     pq.write_table(table, content)
     publish(stage_bytes(target, content.getbuffer()))  # type: ignore[arg-type]
     return len(frame)
 
 
-def load_counts(path: Path) -> Counted:
-    """What `save_counts` wrote. Raises InspectorError for any other file."""
+def load_counts(path: Path, sources: Sequence[Source], profile: str, fingerprint: str) -> Counted:
+    """What `save_counts` wrote of these sources. Raises InspectorError for any other file.
+
+    A job opens tokenizer and files when it gets to them: by then they may be others than those it was asked about.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
-        kept, empty = (dict(pairs) for pairs in json.loads((table.schema.metadata or {})[_SUMS]))
+        kept, empty, counted = json.loads((table.schema.metadata or {})[_SUMS])
+        # An upload has no time of its own; what a job counts is a copy that was made for it.
+        now = [
+            [source.size, source.stamp if source.path else stamp]
+            for source, (_, stamp) in zip(sources, counted[2], strict=True)
+        ]
         frame = pl.from_arrow(table.select(list(COLUMNS)))
         assert isinstance(frame, pl.DataFrame)
-        return Counted(frame.cast(COLUMNS), kept, empty)
+        found = Counted(frame.cast(COLUMNS), dict(kept), dict(empty))
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, pl.exceptions.PolarsError):
         raise InspectorError(
             f"{location(path)}: these are no counted tokens; remove the file and count again"
         ) from None
+    if counted != [profile, fingerprint, now]:
+        raise InspectorError(
+            f"{location(path)}: another tokenizer, or files that have changed, were counted; count again"
+        )
+    return found
 
 
 def counts_file(sources: Sequence[Source], profile: str, fingerprint: str) -> Path:

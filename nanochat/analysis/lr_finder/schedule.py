@@ -143,6 +143,8 @@ def _fits(axis: Array, y: Array, first: int, last: int) -> list[tuple[float, str
     inside = np.unique(np.linspace(last, len(y) - 1, min(MOST_POINTS, len(y) - last)).astype(int))
     a, b = axis[inside], y[inside]
     below = b < 1 - ROUNDED
+    if below.sum() < SHAPED:  # a run that has only begun to cool down
+        below = np.arange(len(b)) > 0
     slope, offset = np.polyfit(a[below], b[below], 1)
     begin = float(np.clip((1 - offset) / slope, axis[first], a[below][0]))
     found = [(float(np.abs(slope * a[below] + offset - b[below]).max()), "linear", begin)]

@@ -151,7 +151,7 @@ def _groups(
         for group in groups:
             group["initial_lr"] = 0.0
         records = _updates(subject, settings.steps, _Sweep(settings), seed, stop)
-        still = [record.train_loss for record in records if record.train_loss is not None]
+        still = [one.train_loss for one in records if one.train_loss is not None and "diverged" not in one.events]
         for name in settings.groups:
             if stop():
                 return
@@ -177,12 +177,12 @@ def _updates(
 
 def _curve(
     subject: Subject, settings: Settings, curve: str, seed: int, stop: Callable[[], str | None],
-    still: Sequence[float] = (),
+    still: Sequence[float] | None = None,
 ) -> Iterator[Point]:  # fmt: skip
     """Points up to where the loss has climbed for good.
 
-    still: the losses of the same batches where nothing moves. Some batches are harder than others; only the difference
-    is the group's doing.
+    still: the losses of the same batches where nothing moves, as far as they are numbers; the curve ends with them.
+    Some batches are harder than others; only the difference is the group's doing.
     """
     average, best, first = 0.0, math.inf, math.nan
     records = _updates(subject, settings.steps, _Sweep(settings), seed, stop)
@@ -192,7 +192,7 @@ def _curve(
             if "diverged" in record.events:
                 yield Point(curve, seed, index, factor, None, None)
                 return
-            if loss is None:  # the closing record
+            if loss is None or (still is not None and index >= len(still)):  # None: the closing record
                 return
             if still:
                 loss += sum(still) / len(still) - still[index]

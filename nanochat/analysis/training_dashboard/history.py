@@ -376,7 +376,7 @@ def _renamed(history: History, name: str) -> History:
 
 
 def is_live(history: History, path: Path) -> bool:
-    """Whether somebody trains in a folder, or wrote a moment ago to its metrics or this file, which is not at its end."""
+    """Whether somebody trains in a folder, or wrote a moment ago to its metrics or this file, and is not at the end."""
     file, locked = (path / METRICS_NAME, durable.is_locked(path)) if path.is_dir() else (path, False)
     over = history.last is not None and history.horizon is not None and history.last >= history.horizon
     return locked or (not over and written_lately(file))

@@ -69,9 +69,10 @@ def _drills() -> Path:
 
 def _clear() -> None:
     """Remove what drills that are over left in the workspace."""
-    for job in jobs.all_jobs({DRILL}):
-        scratch = Path(str(job.facts.get("scratch")))
-        if scratch.parent == _drills() and not jobs.status(job).alive:
+    found = [(Path(str(job.facts.get("scratch"))), jobs.status(job).alive) for job in jobs.all_jobs({DRILL})]
+    in_use = {scratch for scratch, alive in found if alive}  # the kill is over while its training is being recovered
+    for scratch in {scratch for scratch, _ in found} - in_use:
+        if scratch.parent == _drills():
             shutil.rmtree(scratch, ignore_errors=True)  # what stays is a few megabytes, and the next drill tries again
 
 
