@@ -82,6 +82,7 @@ def test_look_pick_open_a_head_and_switch_it_off(start_app, browser, tmp_path) -
     page.context.close()
 
 
+@pytest.mark.prove
 def test_a_phone_in_the_dark_needs_no_sideways_scrolling(start_app, browser, tmp_path) -> None:
     save_run(tmp_path / "lab" / "base_checkpoints" / "tiny")
     page = opened(

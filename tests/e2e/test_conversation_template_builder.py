@@ -63,6 +63,7 @@ def _saved(folder: Path, question: str) -> Path:
     return builder.save(folder / "same.json", value)
 
 
+@pytest.mark.prove
 def test_turns_are_moved_with_the_keyboard_and_a_phone_has_room(app, browser):
     page = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark").new_page()
     page.set_default_timeout(WAIT)

@@ -96,6 +96,7 @@ def test_an_upload_is_inspected_and_a_bar_picks_its_rows(app, browser, tmp_path)
     page.context.close()
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(app, browser, scheme):
     address = f"{app}/dataset_inspector?dataset_inspector_where=Example"
