@@ -158,6 +158,37 @@ def stop(job: Job, force: bool = False) -> None:
         os.killpg(now.pid, signal.SIGKILL if force else signal.SIGINT)  # the supervisor leads its group
 
 
+class NewLines:
+    """A job's log as it grows: each look gives the whole lines that came since the last one."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._place = 0
+
+    def look(self) -> list[str]:
+        """The new lines; what is not ended yet comes with a later look. Nothing where the log is gone."""
+        try:
+            with self.job.log.open("rb") as file:
+                file.seek(self._place)
+                new = file.read()
+        except OSError:
+            new = b""
+        whole = new[: new.rfind(b"\n") + 1]
+        self._place += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
+
+
+def event_in(line: str) -> dict[str, Any] | None:
+    """The line of a log as an object of JSON; None where it is something else."""
+    if not line.startswith("{"):
+        return None
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
 def log_tail(job: Job, size: int = TAIL) -> str:
     """The end of what it printed, from the start of a line."""
     try:

@@ -15,9 +15,10 @@ from nanochat.analysis import chat
 from nanochat.checkpoint_manager import load_model
 from nanochat.ui import attention_canvas
 from nanochat.ui.attention_visualizer import PAGE, VIEWS
+from tests import page_support
 from tests.attention_support import save_run
+from tests.page_support import words
 
-PATH = Path(__file__).parents[1] / "pages" / f"{PAGE}.py"
 TEXT = "so it goes"
 
 
@@ -27,19 +28,7 @@ def run() -> Path:
 
 
 def opened(view: str = "Matrix", **query: str) -> AppTest:
-    page = AppTest.from_file(str(PATH), default_timeout=30)
-    page.query_params[f"{PAGE}_view"] = view
-    for name, value in query.items():
-        page.query_params[f"{PAGE}_{name}"] = value
-    page.session_state[f"{PAGE}_text"] = TEXT
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.markdown, *page.caption, *page.text, *page.error, *page.info, *page.warning, *page.code]
-    return "\n".join(str(element.value) for element in elements)
+    return page_support.opened(PAGE, {"view": view, **query}, {f"{PAGE}_text": TEXT})
 
 
 def test_with_nothing_trained_it_says_how_to_get_a_model() -> None:

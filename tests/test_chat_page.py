@@ -16,10 +16,11 @@ from nanochat.engine import Engine
 from nanochat.generation import EngineError
 from nanochat.gpt import GPT
 from nanochat.ui.chat import PAGE
+from tests import page_support
 from tests.chat_support import ANSWER, QUESTION, SUM, taught
+from tests.page_support import words
 
 __all__ = ["taught"]
-FILE = Path(__file__).parents[1] / "pages" / "chat.py"
 
 
 @pytest.fixture
@@ -31,18 +32,7 @@ def lab(taught: Path, private_workspace: None) -> Path:
 
 
 def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(FILE, default_timeout=60)  # not Home: through it, AppTest loses what a button says
-    for name, value in query.items():
-        page.query_params[f"{PAGE}_{name}"] = value
-    page.session_state["shell"] = True
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.markdown, *page.caption, *page.text, *page.code, *page.error, *page.warning, *page.subheader]
-    return "\n".join(str(element.value) for element in elements)
+    return page_support.opened(PAGE, query, {"shell": True})
 
 
 def say(page: AppTest, text: str) -> AppTest:

@@ -1,13 +1,12 @@
 """The checkpoint browser in a terminal: every command line of the wish runs, and its labels are there."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from nanochat import paths
-from nanochat.errors import exit_status
 from nanochat.tools import checkpoint_browser as tool
+from tests import cli_support
 from tests.checkpoint_support import names, save_like_nanochat, save_ours
 from tests.test_checkpoint_browser import a_long_run, bare_step
 
@@ -33,15 +32,11 @@ def base(tmp_path: Path) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
-    status = exit_status("checkpoint_browser", lambda: tool.main([str(flag) for flag in flags]))
-    out, err = capsys.readouterr()
-    return status, out, err
+    return cli_support.run("checkpoint_browser", tool.main, capsys, flags)
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *flags: object) -> dict:
-    status, out, err = run(capsys, *flags, "--json")
-    assert (status, err) == (0, "")
-    return json.loads(out)
+    return cli_support.as_json("checkpoint_browser", tool.main, capsys, flags)
 
 
 @pytest.mark.parametrize(("flags", "labels"), WISH, ids=lambda value: " ".join(value)[:40])

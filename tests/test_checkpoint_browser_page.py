@@ -5,26 +5,14 @@ from pathlib import Path
 from streamlit.testing.v1 import AppTest
 
 from nanochat import paths
+from tests import page_support
 from tests.checkpoint_support import names, save_like_nanochat, save_ours
+from tests.page_support import words
 from tests.test_checkpoint_browser import a_long_run, bare_step
-
-PAGE = Path(__file__).parents[1] / "pages" / "checkpoint_browser.py"
 
 
 def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=60)
-    for name, value in query.items():
-        page.query_params[f"checkpoint_browser_{name}"] = value
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    kinds = (page.title, page.subheader, page.markdown, page.caption, page.text, page.code, page.metric)
-    said = "\n".join(str(element.value) for kind in kinds for element in kind)
-    boxes = (page.error, page.warning, page.info, page.success)
-    return said + "\n" + "\n".join(str(element.value) for kind in boxes for element in kind)
+    return page_support.opened("checkpoint_browser", query)
 
 
 def test_nothing_trained_yet() -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from nanochat import paths
 from nanochat.analysis import conversation_template_builder as builder
-from nanochat.errors import exit_status
 from nanochat.gpt_config import GPTConfig
 from nanochat.tokenizer import train_tokenizer
 from nanochat.tools import conversation_template_builder as tool
+from tests import cli_support
 from tests.checkpoint_support import save_checkpoint
 from tests.variants import random_weights
 
@@ -22,10 +22,8 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def run(capsys, *flags: str) -> tuple[int, str, str]:
-    status = exit_status("builder", lambda: tool.main(list(flags)))
-    out, err = capsys.readouterr()
-    return status, out, err
+def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
+    return cli_support.run("builder", tool.main, capsys, flags)
 
 
 LABELS = [

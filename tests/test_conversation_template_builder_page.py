@@ -10,10 +10,10 @@ from nanochat.analysis import conversation_template_builder as builder
 from nanochat.gpt_config import GPTConfig
 from nanochat.tokenizer import train_tokenizer
 from nanochat.ui.conversation_template_builder import PAGE, TURNS
+from tests import page_support
 from tests.checkpoint_support import save_checkpoint
+from tests.page_support import words
 from tests.variants import random_weights
-
-PATH = Path(__file__).parents[1] / "pages" / f"{PAGE}.py"
 
 
 @pytest.fixture(autouse=True)
@@ -22,16 +22,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def opened(view: str = "Mask") -> AppTest:
-    page = AppTest.from_file(str(PATH), default_timeout=30)
-    page.query_params[f"{PAGE}_view"] = view
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.markdown, *page.caption, *page.text, *page.error, *page.info, *page.success, *page.warning]
-    return "\n".join(str(element.value) for element in elements)
+    return page_support.opened(PAGE, {"view": view})
 
 
 def metrics(page: AppTest) -> dict[str, str]:

@@ -9,8 +9,8 @@ from nanochat import paths
 from nanochat.analysis import generation_explorer as explorer
 from nanochat.checkpoint_manager import load_model
 from nanochat.engine import Engine
-from nanochat.errors import exit_status
 from nanochat.tools import generation_explorer as tool
+from tests import cli_support
 from tests.checkpoint_support import save_ours
 
 
@@ -20,10 +20,8 @@ def runs(monkeypatch):
     save_ours(paths.workspace() / "chatsft_checkpoints" / "d20", seed=1)
 
 
-def run(capsys, *flags: str) -> tuple[int, str, str]:
-    status = exit_status("generation_explorer", lambda: tool.main(list(flags)))
-    out, err = capsys.readouterr()
-    return status, out, err
+def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
+    return cli_support.run("generation_explorer", tool.main, capsys, flags)
 
 
 WISH = [  # (flags, what is typed, words that must be in the output)

@@ -14,24 +14,13 @@ from nanochat.engine import Engine
 from nanochat.tools import generation_explorer as tool
 from nanochat.ui import generation_explorer as views
 from nanochat.ui.generation_explorer import PAGE
+from tests import page_support
 from tests.checkpoint_support import save_ours
-
-FILE = Path(__file__).parents[1] / "pages" / "generation_explorer.py"
+from tests.page_support import words
 
 
 def opened(view: str = "Write", **query: str) -> AppTest:
-    page = AppTest.from_file(str(FILE), default_timeout=60)
-    page.query_params[f"{PAGE}_view"] = view
-    for name, value in {"tokens": "5", **query}.items():
-        page.query_params[f"{PAGE}_{name}"] = value
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.markdown, *page.caption, *page.text, *page.code, *page.error, *page.info, *page.subheader]
-    return "\n".join(str(element.value) for element in elements)
+    return page_support.opened(PAGE, {"view": view, "tokens": "5", **query})
 
 
 def metrics(page: AppTest) -> dict[str, str]:

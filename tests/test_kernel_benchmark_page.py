@@ -8,8 +8,8 @@ from streamlit.testing.v1 import AppTest
 
 from nanochat.analysis import kernel_benchmark
 from nanochat.charts.kernel_benchmark import bars, roofline
-
-PAGE = Path(__file__).parents[1] / "pages" / "kernel_benchmark.py"
+from tests import page_support
+from tests.page_support import words
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +20,7 @@ def records() -> list:
 
 
 def opened() -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=60).run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.title, *page.markdown, *page.caption, *page.info, *page.warning, *page.error]
-    return "\n".join(str(element.value) for element in elements)
+    return page_support.opened("kernel_benchmark", {})
 
 
 def test_without_a_gpu_it_says_what_is_timed_and_what_was_not() -> None:

@@ -14,9 +14,9 @@ import pytest
 from nanochat import jobs
 from nanochat.analysis import lr_finder
 from nanochat.analysis.lr_finder import job as lr_job
-from nanochat.errors import exit_status
 from nanochat.scripts import base_train
 from nanochat.tools import lr_finder as tool
+from tests import cli_support
 from tests.support import FIXTURES, fixture_dirs, needs_fixtures
 from tests.training_support import arguments, base_dir
 
@@ -73,9 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    status = exit_status("lr_finder", lambda: tool.main([str(flag) for flag in flags]))
-    return status, *capsys.readouterr()
+    return cli_support.run("lr_finder", tool.main, capsys, flags)
 
 
 def in_order(labels: list[str], text: str) -> None:

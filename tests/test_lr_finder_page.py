@@ -12,10 +12,11 @@ from streamlit.testing.v1 import AppTest
 
 from nanochat import jobs, paths
 from nanochat.analysis.lr_finder import POINTS, Settings, Trial, range_test
+from tests import page_support
 from tests.checkpoint_support import save_like_nanochat, save_ours
+from tests.page_support import words
 from tests.support import FIXTURES, fixture_dirs, needs_fixtures
 
-PAGE = Path(__file__).parents[1] / "pages" / "lr_finder.py"
 JOB = "20260101-120000"
 IDS = [
     pytest.param(base, f"nanochat:{folder.parent.name.split('_')[0].removeprefix('chat')}/{folder.name}",
@@ -25,18 +26,7 @@ IDS = [
 
 
 def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=60)
-    for name, value in query.items():
-        page.query_params[f"lr_finder_{name}"] = value
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.metric]
-    boxes = [*page.error, *page.warning, *page.info, *page.success]
-    return "\n".join(str(element.value) for element in [*elements, *boxes])
+    return page_support.opened("lr_finder", query)
 
 
 def curve() -> list[list[Any]]:

@@ -1,14 +1,13 @@
 """The model calculator in a terminal: every command line of the wish runs, and its labels and figures are there."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from nanochat.errors import exit_status
 from nanochat.tools import model_calculator as tool
+from tests import cli_support
 
 EXAMPLE = """
 MODEL SIZE & COST CALCULATOR
@@ -53,15 +52,11 @@ Total FLOPs: 2112.2 PetaFLOPs
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
-    status = exit_status("model_calculator", lambda: tool.main([str(flag) for flag in flags]))
-    out, err = capsys.readouterr()
-    return status, out, err
+    return cli_support.run("model_calculator", tool.main, capsys, flags)
 
 
 def as_json(capsys: pytest.CaptureFixture[str], *flags: object) -> dict:
-    status, out, err = run(capsys, *flags, "--json")
-    assert (status, err) == (0, "")
-    return json.loads(out)
+    return cli_support.as_json("model_calculator", tool.main, capsys, flags)
 
 
 def test_the_wishs_example_line_by_line(capsys) -> None:

@@ -1,20 +1,13 @@
 """The model calculator's page: the same figures as in a terminal, on every view, and sizes that cannot be."""
 
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
-PAGE = Path(__file__).parents[1] / "pages" / "model_calculator.py"
+from tests import page_support
 
 
 def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=60)
-    for name, value in query.items():
-        page.query_params[f"model_calculator_{name}"] = value
-    page.run()
-    assert not page.exception
-    return page
+    return page_support.opened("model_calculator", query)
 
 
 def figures(page: AppTest) -> list[str]:

@@ -7,10 +7,10 @@ import pytest
 
 from nanochat import paths
 from nanochat.analysis import tokenizer_playground as playground
-from nanochat.errors import exit_status
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer_files import SPLIT_PATTERN, Vocabulary
 from nanochat.tools import tokenizer_playground as tool
+from tests import cli_support
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +19,8 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
 
 
-def run(capsys, *flags: str) -> tuple[int, str, str]:
-    status = exit_status("tokenizer_playground", lambda: tool.main(list(flags)))
-    out, err = capsys.readouterr()
-    return status, out, err
+def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
+    return cli_support.run("tokenizer_playground", tool.main, capsys, flags)
 
 
 def wish_tokenizer() -> Tokenizer:

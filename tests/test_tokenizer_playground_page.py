@@ -1,7 +1,5 @@
 """The tokenizer playground's page: nothing trained, one run, a broken one, bad uploads; every view of it."""
 
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -9,8 +7,8 @@ from nanochat import paths
 from nanochat.analysis import tokenizer_playground as playground
 from nanochat.tokenizer import train_tokenizer
 from nanochat.ui.tokenizer_playground import PAGE, SAMPLE
-
-PATH = Path(__file__).parents[1] / "pages" / f"{PAGE}.py"
+from tests import page_support
+from tests.page_support import words
 
 
 @pytest.fixture(autouse=True)
@@ -19,18 +17,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def opened(view: str = "Tokens", **query: str) -> AppTest:
-    page = AppTest.from_file(str(PATH), default_timeout=30)
-    page.query_params[f"{PAGE}_view"] = view
-    for name, value in query.items():
-        page.query_params[f"{PAGE}_{name}"] = value
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.markdown, *page.caption, *page.text, *page.error, *page.info, *page.success, *page.warning]
-    return "\n".join(str(element.value) for element in elements)
+    return page_support.opened(PAGE, {"view": view, **query})
 
 
 def metrics(page: AppTest) -> dict[str, str]:

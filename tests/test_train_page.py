@@ -2,15 +2,14 @@
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from nanochat import jobs, paths
 from nanochat.analysis import train
-
-PAGE = Path(__file__).parents[1] / "pages" / "train.py"
+from tests import page_support
+from tests.page_support import words
 
 
 @pytest.fixture(autouse=True)
@@ -19,14 +18,7 @@ def a_known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened() -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=30).run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.metric]
-    return "\n".join(str(element.value) for element in [*elements, *page.error, *page.warning, *page.info])
+    return page_support.opened("train", {})
 
 
 def a_job(state: str, *lines: dict | str) -> jobs.Job:

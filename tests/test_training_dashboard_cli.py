@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from nanochat.analysis import training_dashboard as dashboard
-from nanochat.errors import exit_status
 from nanochat.tools import training_dashboard as tool
+from tests import cli_support
 from tests.support import FIXTURES, needs_fixtures
 
 NEWEST = FIXTURES / "nanochat_2026_07_03"
@@ -40,8 +40,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
-    status = exit_status("training_dashboard", lambda: tool.main([str(flag) for flag in flags]))
-    return status, *capsys.readouterr()
+    return cli_support.run("training_dashboard", tool.main, capsys, flags)
 
 
 @needs_fixtures

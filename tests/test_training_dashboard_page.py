@@ -1,30 +1,18 @@
 """The training dashboard's page: nothing trained, one run, a broken run, several runs, a log, and links to a part."""
 
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from nanochat import paths
 from nanochat.analysis import training_dashboard as dashboard
+from tests import page_support
+from tests.page_support import words
 from tests.support import FIXTURES, needs_fixtures
 from tests.test_training_dashboard import falling, record, written
 
-PAGE = Path(__file__).parents[1] / "pages" / "training_dashboard.py"
-
 
 def opened(**query: str | list[str]) -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=60)
-    for name, value in query.items():
-        page.query_params[f"training_dashboard_{name}"] = value
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.metric]
-    return "\n".join(str(element.value) for element in [*elements, *page.error, *page.warning, *page.info])
+    return page_support.opened("training_dashboard", query)
 
 
 def test_nothing_trained_teaches() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.errors import exit_status
 from nanochat.tools import training_resume_helper as tool
+from tests import cli_support
 from tests.archive_support import flip
 from tests.checkpoint_support import save_like_nanochat, save_ours
 from tests.support import FIXTURES, needs_fixtures
@@ -41,8 +41,7 @@ Resume Parameters:
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
-    status = exit_status("training_resume_helper", lambda: tool.main([str(flag) for flag in flags]))
-    return status, *capsys.readouterr()
+    return cli_support.run("training_resume_helper", tool.main, capsys, flags)
 
 
 @needs_fixtures

@@ -8,8 +8,10 @@ from streamlit.testing.v1 import AppTest
 from nanochat import jobs, paths
 from nanochat.analysis import training_resume_helper as helper
 from nanochat.durable import directory_lock
+from tests import page_support
 from tests.archive_support import flip
 from tests.checkpoint_support import save_like_nanochat, save_ours
+from tests.page_support import words
 from tests.support import FIXTURES, needs_fixtures
 from tests.test_training_resume_helper_background import BEFORE, LOSSES, made_job
 
@@ -17,18 +19,7 @@ PAGE = Path(__file__).parents[1] / "pages" / "training_resume_helper.py"
 
 
 def opened(**query: str) -> AppTest:
-    page = AppTest.from_file(str(PAGE), default_timeout=60)
-    for name, value in query.items():
-        page.query_params[f"training_resume_helper_{name}"] = value
-    page.run()
-    assert not page.exception
-    return page
-
-
-def words(page: AppTest) -> str:
-    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.metric]
-    boxes = [*page.error, *page.warning, *page.info, *page.success]
-    return "\n".join(str(element.value) for element in [*elements, *boxes])
+    return page_support.opened("training_resume_helper", query)
 
 
 def test_nothing_trained_teaches_and_offers_the_drill() -> None:

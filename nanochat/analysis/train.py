@@ -9,7 +9,6 @@ A training is a background job of ordinary commands, so whatever the page does c
 """
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from nanochat import paths
-from nanochat.jobs import Job
+from nanochat.jobs import Job, NewLines, event_in
 
 KINDS = {"demo": "First model", "base_train": "Pretrain", "chat_sft": "Fine-tune"}
 CORPORA = {"stories": "Stories", "python": "The Python manual", "file": "A file of mine"}
@@ -210,7 +209,7 @@ class Follower:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._place = 0
+        self._new = NewLines(job)
         self._rows: list[tuple[Any, ...]] = []
         self._samples: list[tuple[int, str]] = []
         self._lines: list[str] = []
@@ -223,15 +222,7 @@ class Follower:
 
     def look(self) -> Progress:
         """Take in what was written since the last look, up to the last whole line."""
-        try:
-            with self.job.log.open("rb") as file:
-                file.seek(self._place)
-                new = file.read()
-        except OSError:
-            new = b""
-        whole = new[: new.rfind(b"\n") + 1]
-        self._place += len(whole)
-        self._take(whole.decode("utf-8", "replace").splitlines())
+        self._take(self._new.look())
         vocabulary = self.job.facts.get("vocab_size")
         return Progress(
             self._stage,
@@ -247,7 +238,7 @@ class Follower:
 
     def _take(self, lines: Iterable[str]) -> None:
         for line in lines:
-            said = _object(line)
+            said = event_in(line)
             if said is None:
                 self._say(line)
             elif said.get("event") == "Stage":
@@ -280,17 +271,6 @@ class Follower:
     def _say(self, line: str) -> None:
         if line.strip():
             self._lines = [*self._lines, line][-LINES_KEPT:]
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    """The line as an object of JSON; None where it is something else."""
-    if not line.startswith("{"):
-        return None
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None
 
 
 def _number(value: Any) -> float | None:

@@ -12,7 +12,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -119,8 +118,8 @@ def event(progress: Progress) -> str:
 def progress_of(job: jobs.Job) -> tuple[str, float]:
     """What a job said last that it does, and the share of the whole that is done by then, 0 to 1."""
     for line in reversed(jobs.log_tail(job, 4_096).splitlines()):
-        said = _object(line)
-        if said.get("event") == "Progress":
+        said = jobs.event_in(line)
+        if said and said.get("event") == "Progress":
             doing = str(said.get("doing"))
             share = min(int(said.get("done") or 0) / max(int(said.get("total") or 0), 1), 1.0)
             before, part = (CHECKING, 1 - CHECKING) if doing == COUNTING else (0.0, CHECKING)
@@ -130,13 +129,7 @@ def progress_of(job: jobs.Job) -> tuple[str, float]:
 
 def last_words(job: jobs.Job) -> str:
     """The last line that it said for people."""
-    lines = (line for line in reversed(jobs.log_tail(job, 4_096).splitlines()) if line.strip() and not _object(line))
+    lines = (
+        line for line in reversed(jobs.log_tail(job, 4_096).splitlines()) if line.strip() and not jobs.event_in(line)
+    )
     return next(lines, "")
-
-
-def _object(line: str) -> dict[str, Any]:
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}

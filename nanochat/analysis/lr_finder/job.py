@@ -16,7 +16,7 @@ from nanochat.analysis.lr_finder.rules import RangeTestError
 from nanochat.analysis.lr_finder.subject import Subject
 from nanochat.analysis.lr_finder.sweeping import POINTS, Point, RangeTest, Settings, range_test
 from nanochat.analysis.lr_finder.trials import STEPS, Trial, TrialStep, Verdict, verdict
-from nanochat.jobs import Job
+from nanochat.jobs import Job, NewLines, event_in
 
 TOOL = "nanochat.tools.lr_finder"
 LINES_KEPT = 100
@@ -81,7 +81,7 @@ class Follower:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._place = 0
+        self._new = NewLines(job)
         self._begun: Mapping[str, Any] = {}
         self._points: list[list[Any]] = []
         self._steps: list[list[Any]] = []
@@ -89,20 +89,12 @@ class Follower:
 
     def look(self) -> State:
         """Take in what was written since the last look, up to the last whole line."""
-        try:
-            with self.job.log.open("rb") as file:
-                file.seek(self._place)
-                new = file.read()
-        except OSError:
-            new = b""
-        whole = new[: new.rfind(b"\n") + 1]
-        self._place += len(whole)
-        for line in whole.decode("utf-8", "replace").splitlines():
+        for line in self._new.look():
             self._take(line)
         return state_of(self._begun, self._points, self._steps, self._lines)
 
     def _take(self, line: str) -> None:
-        said = _object(line)
+        said = event_in(line)
         if said is None:
             if line.strip():
                 self._lines = [*self._lines, line][-LINES_KEPT:]
@@ -139,13 +131,3 @@ def _rows(values: Any, length: int) -> Iterator[list[Any]]:
         good = all(isinstance(value, str | int | float) or value is None for value in values)
         if good and all(not isinstance(value, float) or math.isfinite(value) for value in values):
             yield values
-
-
-def _object(line: str) -> dict[str, Any] | None:
-    if not line.startswith("{"):
-        return None
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) else None
