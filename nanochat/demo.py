@@ -175,7 +175,7 @@ class _Demo:
         if self.config.stop():
             return
         base, notes = self.pretraining(dataset, tokenizer)
-        nats = demo_report.floor_nats(dataset, tokenizer)
+        nats = None if floor is None else demo_report.floor_nats(floor, dataset, tokenizer)
         yield Stage("base", "Reading: guess the next token, again and again", base.horizon.seconds, floor, nats, notes)
         yield from self.drive("base", base, tokenizer)
         if self.stopped:

@@ -165,11 +165,8 @@ def floor_of(dataset: "Dataset") -> float | None:
     return floor_bpb(first(dataset.val, SCORED))
 
 
-def floor_nats(dataset: "Dataset", tokenizer: "Tokenizer") -> float | None:
+def floor_nats(floor: float, dataset: "Dataset", tokenizer: "Tokenizer") -> float:
     """The floor as a training loss: nats a token, each story with its <|bos|>, which costs nothing to foresee."""
-    floor = floor_of(dataset)
-    if floor is None:
-        return None
     texts = first(dataset.val, SCORED)
     tokens = sum(len(ids) + 1 for ids in tokenizer.encode(texts))
     return floor * math.log(2) * sum(len(text.encode()) for text in texts) / tokens

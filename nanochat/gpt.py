@@ -56,6 +56,14 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
+class Embedding(nn.Embedding):
+    """A row for each number. On the meta device it begins as it is."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # there PyTorch would load its whole compiler, two seconds, to draw no number
+            super().reset_parameters()
+
+
 def norm(x: Tensor) -> Tensor:
     """RMS norm over the last dimension, without learnable scale (Zhang and Sennrich 2019)."""
     if gradients.worthwhile(x):
@@ -132,7 +140,7 @@ class BigramEmbed(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.embed = nn.Embedding(5 * config.vocab_size, config.n_embd)
+        self.embed = Embedding(5 * config.vocab_size, config.n_embd)
 
     def forward(self, ids: Tensor, previous: Tensor | None) -> Tensor:
         """Row (36313 current XOR 27191 previous) mod (5 V - 1); `previous` (B, 1) is the token before ids, if any."""
@@ -159,14 +167,14 @@ class GPT(nn.Module):
         if config.backout:
             self.backout_lambda = nn.Parameter(torch.full((1,), 0.2))
         blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.transformer = nn.ModuleDict({"wte": nn.Embedding(rows, C), "h": blocks})
+        self.transformer = nn.ModuleDict({"wte": Embedding(rows, C), "h": blocks})
         self.lm_head = Linear(C, rows, bias=False)
         if config.smear:
             self.smear_gate = Linear(config.smear_channels, 1, bias=False)
         if config.bigram:
             self.bigram_embed = BigramEmbed(config)
         kv_dim = config.n_kv_head * config.head_dim
-        self.value_embeds = nn.ModuleDict({str(i): nn.Embedding(rows, kv_dim) for i in config.value_layers})
+        self.value_embeds = nn.ModuleDict({str(i): Embedding(rows, kv_dim) for i in config.value_layers})
         # Rotary tables are computed, never saved; they grow when a text outruns them.
         self._rope = torch.empty(1, 0, 1, 0), torch.empty(1, 0, 1, 0)
 

@@ -63,11 +63,10 @@ def levels(history: History) -> tuple[tuple[Level, ...], tuple[str, ...]]:
     if floor is None:
         missing.append("no floor: it is known for the built-in stories alone")
         return tuple(found), tuple(missing)
-    token = demo_report.floor_nats(dataset, tokenizer)
+    token = demo_report.floor_nats(floor, dataset, tokenizer)
     words = "no model gets below this on average, because the stories themselves are that uncertain."
     found.append(Level("floor", "val_bpb", floor, f"{floor:.4f} bits a byte: {words}"))
-    if token is not None:
-        found.append(Level("floor", "train_loss", token, f"{token:.3f} nats a token: {words}"))
+    found.append(Level("floor", "train_loss", token, f"{token:.3f} nats a token: {words}"))
     return tuple(found), tuple(missing)
 
 
