@@ -28,6 +28,7 @@ from nanochat.checkpoint_files import CheckpointError, location, open_regular
 from nanochat.metrics_facts import Section, TaskResult, TokenizerResult
 from nanochat.metrics_find import Found, find_logs, source_of
 from nanochat.metrics_frame import RECORD_COLUMNS, SCHEMA, MetricsError, joined, mark_superseded
+from nanochat.metrics_glance import Glance, glance
 from nanochat.metrics_lines import LINE_KINDS
 from nanochat.metrics_meta import meta_rows, optimizer_rates
 from nanochat.metrics_reader import Files, Metrics, Reader, Update, read_open
@@ -39,6 +40,7 @@ __all__ = [
     "SCHEMA",
     "Files",
     "Found",
+    "Glance",
     "Metrics",
     "MetricsError",
     "Reader",
@@ -47,6 +49,7 @@ __all__ = [
     "TokenizerResult",
     "Update",
     "find_logs",
+    "glance",
     "mark_superseded",
     "optimizer_rates",
     "rates",

@@ -62,6 +62,11 @@ def load(path: Path) -> tuple[pl.DataFrame, Beginning] | None:
     return (rows, beginning) if good else None
 
 
+def is_kept(path: Path) -> bool:
+    """Whether something is kept of this file."""
+    return _place(path).is_file()
+
+
 def save(path: Path, rows: pl.DataFrame, beginning: Beginning) -> None:
     """Keep the rows. Where the workspace cannot be written nothing is kept: it is there for speed alone."""
     kept = _place(path)

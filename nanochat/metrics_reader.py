@@ -79,7 +79,7 @@ class Reader:
         Raises:
             MetricsError: the file is not there or cannot be read.
         """
-        with _open(self.path) as file:
+        with open_metrics(self.path) as file:
             try:
                 restarted = self._place > 0 and not self._goes_on(file)
                 if restarted:
@@ -256,7 +256,8 @@ def _parser(path: Path) -> LogParser | RecordParser:
     return RecordParser(str(path), stage_of(path)) if source == "metrics" else LogParser(str(path), source)
 
 
-def _open(path: Path) -> BinaryIO:
+def open_metrics(path: Path) -> BinaryIO:
+    """A file of metrics, to read. Raises MetricsError where there is none or it cannot be opened."""
     try:
         if os.path.exists(path):
             require_regular(path, os.stat(path).st_mode)

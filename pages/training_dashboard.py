@@ -2,7 +2,8 @@
 
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.shell import heading
-from nanochat.ui.training_dashboard import PAGE, pick, show, teach
+from nanochat.ui.training_dashboard import show, teach
+from nanochat.ui.training_dashboard_runs import PAGE, pick
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat import metrics_glance
 from nanochat.benchmarks.app import CHROMIUM, DONE, server
 from nanochat.benchmarks.inspector import peak_mb
 from nanochat.errors import exit_status
@@ -99,6 +100,16 @@ def opened(run: Path) -> dict[str, Any]:
     return {"open": first, "zoom": zoom, "peak": peak_mb()}
 
 
+def glanced(run: Path) -> dict[str, Any]:
+    """What a first look takes, to the points of its chart."""
+    from nanochat.analysis import training_dashboard as dashboard
+
+    begun, used = time.perf_counter(), time.process_time()
+    runs, share = dashboard.Follower(run).glance()
+    dashboard.curve(runs, "train_loss", dashboard.Look(points=600))
+    return {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - used, "share": share}
+
+
 def followed(run: Path, steps: int) -> dict[str, Any]:
     """What a look costs when nothing came, and when some lines came."""
     from nanochat.analysis import training_dashboard as dashboard
@@ -119,6 +130,10 @@ def measure(folder: Path, steps: int) -> Iterator[Figure]:
     """Every figure but those of the page."""
     run = written(folder, steps)
     size = f"{steps:,} steps, {(run / 'metrics.jsonl').stat().st_size / 1e6:.0f} MB"
+    if (run / "metrics.jsonl").stat().st_size >= metrics_glance.LONG:
+        look = _apart(folder, "--glanced", run)
+        note = f"{size}; {look['share']:.1%} of the file"
+        yield Figure("a first look, to the points of its chart", look["seconds"], look["cpu"], 2.0, note)
     for name in ("opened for the first time", "opened later, by another process"):
         found = _apart(folder, "--opened", run)
         first, zoom = found["open"], found["zoom"]
@@ -157,9 +172,11 @@ def pages(folder: Path, steps: int) -> Iterator[Figure]:
                 page = browser.new_context().new_page()
                 page.set_default_timeout(300_000)
                 _charted(page, address, "short")  # so that the server has loaded what pages share
-                short = _charted(page, address, "short")
+                short, _ = _charted(page, address, "short")
                 yield Figure(f"page, {SHORT:,} steps: to the first chart", short, None, 2.0)
-                yield Figure(f"page, {name}: to the first chart", _charted(page, address, TAG), None, 2.0)
+                first, whole = _charted(page, address, TAG)
+                yield Figure(f"page, {name}: to the first chart", first, None, 2.0)
+                yield Figure(f"page, {name}: to the whole page", whole, None, None)
                 begun = time.perf_counter()
                 page.get_by_label("From", exact=True).fill(str(steps // 2))
                 page.get_by_label("From", exact=True).press("Enter")
@@ -169,14 +186,14 @@ def pages(folder: Path, steps: int) -> Iterator[Figure]:
                 page.context.close()
 
 
-def _charted(page: Any, address: str, tag: str) -> float:
-    """Seconds until a run's first chart is drawn; returns when the page is done."""
+def _charted(page: Any, address: str, tag: str) -> tuple[float, float]:
+    """Seconds until a run's first chart is drawn, of a long run perhaps by some of its lines, and until all is."""
     begun = time.perf_counter()
     page.goto(f"{address}/training_dashboard?training_dashboard_run=base/{tag}")
     page.get_by_test_id("stVegaLiteChart").first.locator(CHART).first.wait_for()
     seconds = time.perf_counter() - begun
     page.wait_for_function(DONE)
-    return seconds
+    return seconds, time.perf_counter() - begun
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,11 +203,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--browser", action="store_true", help="measure the page in Chromium too")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument("--opened", type=Path, metavar="RUN", help="open this run here and print what it took")
+    p.add_argument("--glanced", type=Path, metavar="RUN", help="look at some of its lines, the same")
     p.add_argument("--followed", nargs=2, metavar=("RUN", "STEPS"), help="follow this run here, the same")
     args = p.parse_args(argv)
-    if args.opened is not None or args.followed is not None:
-        told = opened(args.opened) if args.opened else followed(Path(args.followed[0]), int(args.followed[1]))
-        print(json.dumps(told))
+    if args.opened or args.glanced or args.followed:
+        told = opened(args.opened) if args.opened else glanced(args.glanced) if args.glanced else None
+        print(json.dumps(told or followed(Path(args.followed[0]), int(args.followed[1]))))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         figures = list(measure(Path(folder), args.steps))

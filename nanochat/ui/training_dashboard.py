@@ -1,8 +1,7 @@
-"""The parts of the training dashboard's page: which runs, how they are looked at, the curve, and what is below it."""
+"""The training dashboard's page: how its runs are looked at, the curve, and what is below it."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,94 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from nanochat.errors import is_message
-from nanochat.ui.errors import show_problem
-from nanochat.ui.pickers import base_dir_input, runs_by_id
 from nanochat.ui.states import go_to, nothing_yet
 from nanochat.ui.text import visible
+from nanochat.ui.training_dashboard_runs import POINTS, key, opened
 
 if TYPE_CHECKING:
     import polars as pl
 
     from nanochat.analysis import training_dashboard as dashboard
 
-PAGE = "training_dashboard"
-POINTS = 600  # of one run; several share twice as many
-MOST_RUNS = 7  # as many as there are colours
 ROWS = 300  # of a table on the page; the file has all
 # Rows of the runs -> how often they are drawn anew while one is written: only what is new is read, but all is drawn.
 PACES = ((20_000, "1s"), (200_000, "3s"), (1 << 62, "10s"))
-
-
-def key(name: str) -> str:
-    """A widget's key, with the page's name in front."""
-    return f"{PAGE}_{name}"
-
-
-def pick() -> tuple[list[Path], list[Path], list[dashboard.History]]:
-    """(folders of runs, log files, runs of an upload) that are to be shown."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        extra = base_dir_input(PAGE)
-        with st.popover("A log", icon=":material/description:"):
-            logs, upload = _log_input(), st.file_uploader("Or upload one", key=key("upload"))
-    uploaded = _uploaded(upload)
-    # What the address holds is what is shown, so the names are shown as they are and made visible before.
-    known = {visible(name): run for name, (_, run) in runs_by_id(extra).items()}
-    if not known:
-        return [], logs, uploaded
-    newest = max(known, key=lambda name: _changed(known[name].folder))
-    chosen = st.multiselect(
-        "Runs",
-        list(known),
-        default=[newest],
-        key=key("run"),
-        max_selections=MOST_RUNS,
-        bind="query-params",
-        help="Several are laid over each other.",
-    )
-    return [known[name].folder for name in chosen], logs, uploaded
-
-
-def _log_input() -> list[Path]:
-    """A log that lies somewhere else."""
-    named = st.text_input(
-        "A log file or metrics.jsonl on this machine",
-        key=key("log"),
-        placeholder="/path/to/speedrun.log",
-        help="What nanochat printed, of any date; a whole speedrun in one file, wandb's output.log.",
-        persist_state="session",
-    )
-    return [Path(named).expanduser()] if named else []
-
-
-def _uploaded(upload: Any) -> list[dashboard.History]:
-    """The runs of an upload, read once and kept while this tab lives."""
-    if upload is None:
-        st.session_state.pop(key("uploaded"), None)
-        return []
-    kept = st.session_state.get(key("uploaded"))
-    if kept is None or kept[0] != upload.file_id:
-        from nanochat.analysis import training_dashboard as dashboard
-
-        try:
-            with st.spinner("Reading the upload"):
-                kept = (upload.file_id, dashboard.open_upload(upload.name, upload), "")
-        except Exception as error:
-            if not is_message(error):
-                raise
-            kept = (upload.file_id, [], str(error))
-        st.session_state[key("uploaded")] = kept
-    _, found, problem = kept
-    if problem:
-        show_problem("The upload cannot be shown.", problem)
-    return list(found)
-
-
-def _changed(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def teach() -> None:
@@ -114,29 +37,6 @@ def teach() -> None:
         "Where the learning rate begins to fall, the loss falls faster once more. "
         "Single spikes are odd pieces of text; a curve that rises and stays up has diverged."
     )
-
-
-@st.cache_resource(max_entries=12, show_spinner=False)
-def _follower(path: str) -> dashboard.Follower:
-    from nanochat.analysis import training_dashboard as dashboard
-
-    return dashboard.Follower(path)
-
-
-def opened(folders: Sequence[Path], logs: Sequence[Path]) -> list[dashboard.History]:
-    """The runs that can be read; for each of the others a box with the reason. Of a run that was read before, only
-    what was written since is read."""
-    found: list[dashboard.History] = []
-    for path in [*folders, *logs]:
-        follower = _follower(str(path.absolute()))
-        try:
-            with contextlib.nullcontext() if follower.looked else st.spinner("Reading the run"):
-                found += follower.look()
-        except Exception as error:
-            if not is_message(error):
-                raise
-            show_problem("A run cannot be shown.", str(error))
-    return found
 
 
 def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, bool]:

@@ -7,6 +7,7 @@ in a million is on the chart at every zoom, and the smoothed value at its end.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -87,19 +88,36 @@ def curve(histories: Sequence[History], metric: str, look: Look) -> pl.DataFrame
 
 
 def _points(history: History, metric: str, look: Look) -> pl.DataFrame:
-    smoothing = 0.0 if metric in EXACT else look.smoothing
-    known = points_of(history, metric, pl.col(look.axis).cast(pl.Float64).alias("x")).rename({metric: "y"})
-    if smoothing:
-        known = known.with_columns(value=pl.col("y").ewm_mean(alpha=1 - smoothing, adjust=True))
-    else:
-        known = known.with_columns(value="y")
-    known = known.drop_nulls("x")
-    if look.log_x:
-        known = known.filter(pl.col("x") > 0)
+    known, drawn = _smoothed(history, metric, look)
+    if look.low is None and look.high is None:
+        view = (history.name, look.points)  # one run may go by several names, told apart from others or not
+        if view not in drawn:
+            drawn[view] = _stretches(history, known, look)
+        return drawn[view]
     if look.low is not None:
         known = known.filter(pl.col("x") >= look.low)
     if look.high is not None:
         known = known.filter(pl.col("x") <= look.high)
+    return _stretches(history, known, look)
+
+
+def _smoothed(history: History, metric: str, look: Look) -> tuple[pl.DataFrame, dict[Any, pl.DataFrame]]:
+    """(x, y, value and step of every row of the whole axis, what was drawn of all of it).
+
+    What was looked at last is kept, since a zoom looks at it again; after another metric or axis it goes.
+    """
+    key = (metric, look.axis, look.log_x, look.smoothing)
+    kept: tuple[Any, pl.DataFrame, dict[Any, pl.DataFrame]] | None = history.memo.get("curve")
+    if kept is None or kept[0] != key:
+        smoothing = 0.0 if metric in EXACT else look.smoothing
+        known = points_of(history, metric, pl.col(look.axis).cast(pl.Float64).alias("x")).rename({metric: "y"})
+        value = pl.col("y").ewm_mean(alpha=1 - smoothing, adjust=True) if smoothing else pl.col("y")
+        known = known.with_columns(value=value).drop_nulls("x")
+        kept = history.memo["curve"] = (key, known.filter(pl.col("x") > 0) if look.log_x else known, {})
+    return kept[1], kept[2]
+
+
+def _stretches(history: History, known: pl.DataFrame, look: Look) -> pl.DataFrame:
     if known.height > look.points:
         known = _envelope(known, look)
     else:
@@ -133,5 +151,6 @@ def extent(histories: Sequence[History], axis: str) -> tuple[float, float] | Non
 
 def place_of(history: History, step: int, axis: str) -> float | None:
     """Where on an axis a step is: its own row's place, else that of the last row before it."""
-    rows = history.frame.filter((pl.col("step") <= step) & pl.col(axis).is_not_null())
-    return None if rows.is_empty() else float(rows[axis][-1])
+    steps = history.frame["step"]  # they only grow
+    before = history.frame[axis].head(int(steps.search_sorted(step, side="right"))).drop_nulls()
+    return float(before[-1]) if len(before) else None

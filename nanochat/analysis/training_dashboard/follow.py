@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat import metrics, paths
-from nanochat.analysis.training_dashboard.history import History, is_live, open_log, open_run, stamp
+from nanochat.analysis.training_dashboard.history import History, is_live, open_log, open_run, runs_of, stamp
+from nanochat.checkpoint_files import location
+from nanochat.records import METRICS_NAME
 
 
 class Follower:
@@ -27,6 +29,19 @@ class Follower:
     def looked(self) -> bool:
         """Whether it was read before, so that another look is quick."""
         return self._stamp is not None
+
+    def glance(self) -> tuple[list[History], float]:
+        """(the run by some of its lines, the share of the file that they are) where to read all of it takes a while
+        and nobody did yet; none where a look is quick.
+
+        Raises:
+            MetricsError: it cannot be read.
+        """
+        found = None if self.looked else metrics.glance(self.path / METRICS_NAME if self.path.is_dir() else self.path)
+        if found is None:
+            return [], 1.0
+        read = metrics.Metrics(found.frame, (), {}, ())
+        return runs_of(read, location(self.path), self.path.name), found.share
 
     def look(self) -> list[History]:
         """The runs in it as they stand now; one of a folder. They are the same objects while nothing was written.

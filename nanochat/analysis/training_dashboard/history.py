@@ -96,7 +96,7 @@ def open_run(
     try:
         own = metrics.read(folder, files=files)
         frames, facts = [own.frame], _facts(own.sections)
-        said += [text for text in own.problems if text not in said and not _told(text, problems)]
+        said += [text for text in own.problems if text not in said and not any(text in one for one in problems)]
     except MetricsError as error:
         if not steps and not problems and not logs:
             raise
@@ -143,7 +143,7 @@ def open_log(path: str | Path, files: metrics.Files | None = None) -> list[Histo
     """
     path = paths.expand(path)
     label = path.parent.name if path.name in (METRICS_NAME, "output.log") else path.name
-    found = _runs_of(metrics.read(path, files=files), location(path), label)
+    found = runs_of(metrics.read(path, files=files), location(path), label)
     return [replace(one, live=is_live(one, path)) for one in found]
 
 
@@ -153,10 +153,11 @@ def open_upload(name: str, file: BinaryIO) -> list[History]:
     Raises:
         MetricsError: it cannot be read, or no run trains in it.
     """
-    return _runs_of(metrics.read_upload(name, file), location(Path(name)), name)
+    return runs_of(metrics.read_upload(name, file), location(Path(name)), name)
 
 
-def _runs_of(read: metrics.Metrics, place: str, label: str) -> list[History]:
+def runs_of(read: metrics.Metrics, place: str, label: str) -> list[History]:
+    """The training runs among rows. place, label: what they are called in a complaint and in a legend."""
     found = []
     for run in read.frame["run"].unique(maintain_order=True).drop_nulls():
         rows = read.frame.filter(pl.col("run") == run)
@@ -346,10 +347,6 @@ def _last_meta(folder: Path, steps: Sequence[int]) -> dict[str, Any]:
         except CheckpointError:
             continue  # listed as a problem of the run already
     return {}
-
-
-def _told(text: str, problems: Sequence[str]) -> bool:
-    return any(text in problem for problem in problems)
 
 
 def _name(folder: Path) -> str:

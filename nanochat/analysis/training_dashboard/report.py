@@ -102,6 +102,10 @@ def progress(history: History) -> pl.DataFrame:
 
     The loss of a saved step that no row names is that of the update before it.
     """
+    return kept(history, "progress", _progress)
+
+
+def _progress(history: History) -> pl.DataFrame:
     frame = history.frame.with_columns(saved=pl.col("step").is_in(history.checkpoints))
     follows = pl.col("step").diff() == 1
     for name in ("train_loss", "learning_rate"):
