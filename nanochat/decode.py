@@ -48,6 +48,7 @@ class Decoder:
         config = model.config
         self.model, self.config = model, config
         self.layers = [_layer_weights(model, layer) for layer in range(config.n_layer)]
+        self.size = sum(weight.nbytes for weight in model.parameters())  # bytes
         self.wte = model.wte.weight
         self.head = model.lm_head.weight[: config.vocab_size].t()
         device, dtype, D = self.wte.device, self.wte.dtype, config.head_dim

@@ -28,6 +28,7 @@ from nanochat.generation import EngineError, Request, check_request
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
 from nanochat.safe_load import available_memory
+from nanochat.threads import few_threads
 from nanochat.tool_use import ToolUse, run_python
 
 if TYPE_CHECKING:  # the benchmark runs this file on machines that have torch and nothing else
@@ -132,9 +133,11 @@ class Engine:
     def _start(self, request: Request, kept: "KeptCache | None" = None) -> Iterator[tuple[list[int | None], list[int]]]:
         """Run the prompts and the first draw now, so that what cannot be run is said before anything is streamed."""
         self._require_memory(request)
-        logits, cache = self._prefill(request.prompts, request.rows, kept)
+        decoder = Decoder(self.model)
+        with few_threads(decoder.size * sum(map(len, request.prompts))):
+            logits, cache = self._prefill(request.prompts, request.rows, kept)
         draw = _Draw.of(request, logits.device)
-        columns = self._stream(draw(logits, 0), cache, draw, request.limits, Decoder(self.model))
+        columns = self._stream(draw(logits, 0), cache, draw, request.limits, decoder)
         return columns if kept is None else self._keeping(columns, kept, request.prompts[0], cache)
 
     def _keeping(
@@ -202,7 +205,8 @@ class Engine:
                 draw = draw.select(alive)
                 active, following = [active[i] for i in alive], [following[i] for i in alive]
             ids = torch.tensor(following, device=cache.lens_after.device)
-            sampled = draw(decoder.step(ids, cache), step + 1)
+            with few_threads(decoder.size * len(active)):
+                sampled = draw(decoder.step(ids, cache), step + 1)
 
     @torch.inference_mode()
     def _prefill(self, prompts: list[list[int]], rows: int, kept: "KeptCache | None" = None) -> tuple[Tensor, KVCache]:

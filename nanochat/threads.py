@@ -1,4 +1,4 @@
-"""How many CPU threads a training step is worth on this machine at this moment, found out by trying.
+"""How many CPU threads are worth their while: for a training step found out by trying, for a small one always one.
 
 More threads are not always faster. A small model's step is some hundred short operations, and every thread has to be
 waited for at the end of each. Where another program holds a core, its thread is late each time, and two threads can be
@@ -10,12 +10,49 @@ on, as long as that helps.
 
 import os
 import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 ROUNDS = 3  # timed steps for each number of threads; the first one of each is not timed
 WORTH = 1.1  # more threads have to be this much faster: they also take cores from other programs
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SMALL = 64_000_000  # bytes of weights, times the tokens that go through them at once, up to which one thread is faster
+
+
+_lock = threading.Lock()
+_inside = 0  # blocks of `one_thread` that run now
+_outside = 1  # torch's number of threads outside them
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread for whatever this thread computes in the block, for short steps one after the other.
+
+    A token of a small model is a hundred products of some microseconds each. Where a second thread joins in, they take
+    up to twice as long, and most so outside the main thread, where a server and a page compute (docs/log.md).
+    torch's own number is a thread's, but a new thread takes over the last one that anybody set: it is put back.
+    """
+    import torch
+
+    global _inside, _outside
+    with _lock:
+        if not _inside:
+            _outside = torch.get_num_threads()
+        _inside += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            torch.set_num_threads(_outside)
+
+
+def few_threads(size: int) -> AbstractContextManager[None]:
+    """`one_thread` for a forward pass on a CPU of so many bytes of weights times tokens, if that is a small one."""
+    return one_thread() if size <= SMALL else nullcontext()
 
 
 def choose_threads(step: Callable[[], object], most: int | None = None) -> tuple[int, str]:

@@ -1,5 +1,7 @@
 """The number of threads that a race chooses is the fastest, and a user's own decision stands."""
 
+import threading
+
 import pytest
 import torch
 
@@ -66,3 +68,49 @@ def test_the_user_has_decided(monkeypatch):
     torch.set_num_threads(3)
     count, reason = choose_threads(lambda: pytest.fail("nothing is tried"))
     assert (count, reason) == (3, "as OMP_NUM_THREADS says")
+
+
+def counted_in_a_new_thread() -> int:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_one_thread_for_a_block_and_as_many_as_before_after_it():
+    torch.set_num_threads(3)
+    with threads.one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == counted_in_a_new_thread() == 3
+    with pytest.raises(RuntimeError), threads.one_thread():
+        raise RuntimeError
+    assert torch.get_num_threads() == 3
+    with threads.few_threads(threads.SMALL):
+        assert torch.get_num_threads() == 1
+    with threads.few_threads(threads.SMALL + 1):
+        assert torch.get_num_threads() == 3
+
+
+def test_blocks_of_several_threads_leave_the_number_as_it_was():
+    """A thread that is born while another one is in its block takes over the 1, and must not put that back."""
+    torch.set_num_threads(3)
+    inside, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with threads.one_thread():
+            inside.set()
+            leave.wait(10)
+
+    def second() -> None:
+        inside.wait(10)
+        with threads.one_thread():
+            pass
+        leave.set()
+
+    both = [threading.Thread(target=first), threading.Thread(target=second)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert counted_in_a_new_thread() == 3
