@@ -1,7 +1,7 @@
-"""How long until the first token and how fast after it: the bare engine, a reply behind the queue, and the server.
+"""How long until the first token and how fast after it: engine, a reply behind the queue, terminal, server and page.
 
     python -m nanochat.benchmarks.chat                           # the deepest base model found
-    python -m nanochat.benchmarks.chat -i base -g demo --rounds 9 --json
+    python -m nanochat.benchmarks.chat -i base -g demo --rounds 9 --browser --json
 
 Every round runs each candidate once, one after the other, with the same prompt, settings and seeds, so all write the
 same tokens and a machine whose speed drifts slows them alike; differences are taken round by round and their median is
@@ -12,41 +12,38 @@ run sends several requests at once.
 """
 
 import argparse
-import http.client
 import json
 import statistics
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nanochat import paths
+from nanochat.benchmarks.chat_candidates import (
+    PROMPT,
+    SAMPLING,
+    Candidate,
+    Measured,
+    behind_the_queue,
+    engine_alone,
+    over_http,
+    page,
+    server,
+    terminals,
+)
 from nanochat.checkpoint_manager import load_model_from
 from nanochat.engine import Engine
+from nanochat.errors import exit_status
 from nanochat.kept_cache import KeptCache
-from nanochat.model_queue import ModelQueue
-from nanochat.reply import Reply, Sampling, Turn, prompt_ids
+from nanochat.reply import Turn, prompt_ids
 
-PROMPT = "One day"
-SAMPLING = Sampling(temperature=0.8, top_k=50, max_tokens=200, seed=1)
-HANG = 120  # seconds
 REPLIES = 4  # of each candidate in a round, each with a seed of its own
 REST = 0.4  # seconds before each candidate
 TURN = 16  # tokens that a late turn adds
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One reply."""
-
-    first: float  # seconds from the request to the first token
-    speed: float  # tokens a second after it
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -60,60 +57,7 @@ class Record:
     speed_of_engine: float  # median of the rounds' ratios; 1 is as fast
 
 
-def engine_alone(engine: Engine, prompt: list[int], seed: int) -> Measured:
-    """The engine, and nothing else."""
-    names = ("temperature", "top_k", "top_p", "min_p", "max_tokens")
-    begun = time.perf_counter()
-    times = []
-    for (token,), _ in engine.generate(prompt, seed=seed, **{name: getattr(SAMPLING, name) for name in names}):
-        if token not in engine.ends:
-            times.append(time.perf_counter())
-    return Measured(times[0] - begun, (len(times) - 1) / (times[-1] - times[0]), len(times))
-
-
-def behind_the_queue(engine: Engine, prompt: list[int], seed: int) -> Measured:
-    """What the chat page does for a reply, except for drawing it."""
-    queue, reply = ModelQueue(), Reply()
-    with queue.seat():
-        for _ in reply.write(engine, prompt, replace(SAMPLING, seed=seed), queue):
-            pass
-    return Measured(reply.seconds_to_first or 0.0, reply.tokens_per_second or 0.0, len(reply.ids))
-
-
-def over_http(port: int, model: str, seed: int) -> Measured:
-    """A streamed completion as a client sees it."""
-    body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "stream": True}
-    body |= {name: getattr(SAMPLING, name) for name in ("temperature", "top_k", "max_tokens")} | {"seed": seed}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HANG)
-    begun = time.perf_counter()
-    connection.request("POST", "/v1/chat/completions", json.dumps({**body, "stream_options": {"include_usage": True}}))
-    times, tokens = [], 0
-    for line in connection.getresponse():
-        if not line.startswith(b"data: {"):
-            continue
-        event = json.loads(line[6:])
-        if event["choices"] and event["choices"][0]["delta"].get("content"):
-            times.append(time.perf_counter())
-        tokens = event.get("usage", {}).get("completion_tokens", tokens)
-    connection.close()
-    return Measured(times[0] - begun, (tokens - 1) / (times[-1] - times[0]), tokens)
-
-
-@contextmanager
-def server(flags: list[str]) -> Iterator[tuple[int, str]]:
-    """`nanochat serve` in a process of its own: (port, the model's name)."""
-    command = [sys.executable, "-m", "nanochat.scripts.serve", "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        assert process.stdout is not None
-        name, _, address = process.stdout.readline().partition(" at http://127.0.0.1:")
-        yield int(address.partition("/")[0]), name
-    finally:
-        process.terminate()
-        process.wait(HANG)
-
-
-def several(run: Callable[[int], Measured]) -> Measured:
+def several(run: Candidate) -> Measured:
     """Some replies of one candidate as if they were one: the median first token, all tokens over all time."""
     time.sleep(REST)
     ones = [run(SAMPLING.seed + number) for number in range(REPLIES)]
@@ -122,7 +66,7 @@ def several(run: Callable[[int], Measured]) -> Measured:
     return Measured(statistics.median(one.first for one in ones), (tokens - REPLIES) / seconds, tokens)
 
 
-def measure(candidates: dict[str, Callable[[int], Measured]], rounds: int) -> list[Record]:
+def measure(candidates: dict[str, Candidate], rounds: int) -> list[Record]:
     """All candidates in every round, after one round that does not count; the first is what others are held against."""
     found: dict[str, list[Measured]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
@@ -183,20 +127,29 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--base-dir", type=Path, help="nanochat base dir to look in (the workspace, then nanochat's own)")
     p.add_argument("--rounds", type=int, default=7, help="counted rounds (7)")
     p.add_argument("--chats", type=int, default=8, help="requests at once at the end (8)")
+    p.add_argument("--browser", action="store_true", help="measure the chat page in Chromium too")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     args = p.parse_args(argv)
+    if args.browser and not args.model_tag:
+        p.error("--browser needs --model-tag: the page is opened by its address")
     places = [paths.expand(args.base_dir)] if args.base_dir else [root.path for root in paths.roots()]
     loaded = load_model_from(places, args.source, args.model_tag)
     engine = Engine(loaded.model, loaded.tokenizer)
     prompt = prompt_ids(loaded.tokenizer, [Turn("user", PROMPT)], continuation=args.source == "base")
     flags = ["-i", args.source, *(["-g", args.model_tag] if args.model_tag else [])]
     flags += ["--base-dir", str(args.base_dir)] if args.base_dir else []
-    with server(flags) as (port, name):
-        candidates: dict[str, Callable[[int], Measured]] = {
+    seeds = [SAMPLING.seed + number for number in range(REPLIES)]
+    lengths = {seed: engine_alone(engine, prompt, seed).tokens for seed in seeds}
+    with ExitStack() as stack:
+        port, name = stack.enter_context(server(flags))
+        candidates: dict[str, Candidate] = {
             "engine": lambda seed: engine_alone(engine, prompt, seed),
             "queue": lambda seed: behind_the_queue(engine, prompt, seed),
+            "terminal": stack.enter_context(terminals(flags, seeds, lengths)),
             "server": lambda seed: over_http(port, name, seed),
         }
+        if args.browser:
+            candidates["page"] = stack.enter_context(page(places[0], f"{args.source}/{args.model_tag}", lengths))
         records = measure(candidates, args.rounds)
         late = late_turn(engine, prompt, args.rounds)
         together = at_once(lambda seed: over_http(port, name, seed), args.chats)
@@ -220,4 +173,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status("chat", main))

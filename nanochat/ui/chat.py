@@ -19,7 +19,7 @@ from nanochat.ui.states import go_to
 from nanochat.ui.text import visible
 
 PAGE = "chat"
-REDRAW = 0.06  # seconds between two drawings of a reply: what an eye follows, and what a browser keeps up with
+REDRAW = 0.1  # seconds between two drawings of a reply: what an eye follows, and what a browser keeps up with
 WHO = {"user": "what you said", "model": "the model chose it", "tool": "a tool put it there"}
 STYLES = {"user": "plain", "model": "supervised", "tool": "context"}
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
