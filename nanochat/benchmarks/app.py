@@ -1,6 +1,7 @@
 """How long a person waits for the app: a cold server, a fresh tab, a switch of pages, a control; measured in Chromium.
 
     python -m nanochat.benchmarks.app            # medians of five, a line each; needs Chromium and Playwright
+    python -m nanochat.benchmarks.app --workspace ~/.cache/nanochat-lab    # with the runs there
 
 Each figure is the time until the page shows what it is for, and Streamlit says that it is done: nothing is running.
 What the budgets are worth on a busy machine is nothing: look at the load that is printed first.
@@ -85,8 +86,8 @@ def until_done(page: Any, heading: str, begun: float) -> float:
     return time.perf_counter() - begun
 
 
-def figures(rounds: int) -> Iterator[Figure]:
-    """Every budget, one after the other."""
+def figures(rounds: int, lab: Path) -> Iterator[Figure]:
+    """Every budget, one after the other, on this workspace."""
     from playwright.sync_api import sync_playwright
 
     from nanochat.ui import catalog
@@ -94,7 +95,7 @@ def figures(rounds: int) -> Iterator[Figure]:
     executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
     stems = [page.stem for page in catalog.available()]
     titles = {page.stem: page.title for page in catalog.available()}
-    with sync_playwright() as driver, tempfile.TemporaryDirectory() as folder:
+    with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
 
         def opened(address: str, heading: str) -> tuple[Any, float]:
@@ -105,7 +106,7 @@ def figures(rounds: int) -> Iterator[Figure]:
             return page, until_done(page, heading, begun)
 
         def cold(path: str, heading: str) -> float:
-            with server(Path(folder)) as address:
+            with server(lab) as address:
                 page, seconds = opened(address + path, heading)
                 page.context.close()
                 return seconds
@@ -115,7 +116,7 @@ def figures(rounds: int) -> Iterator[Figure]:
         if with_torch:
             heading = titles[with_torch]
             yield measured("first page with torch", 6.0, lambda: cold(f"/{with_torch}", heading), rounds)
-        with server(Path(folder)) as address:
+        with server(lab) as address:
             page, _ = opened(address, "nanochat lab")
 
             def fresh_tab() -> float:
@@ -143,17 +144,24 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m nanochat.benchmarks.app", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=5, help="times that each is measured (5)")
+    parser.add_argument("--workspace", type=Path, help="one with runs, which pages then open (an empty one)")
     parser.add_argument("--json", action="store_true", help="one object a line")
     args = parser.parse_args(argv)
     print(f"load of the machine before: {os.getloadavg()[0]:.2f}", file=sys.stderr)
-    for figure in figures(args.rounds):
-        if args.json:
+    with tempfile.TemporaryDirectory() as empty:
+        report(figures(args.rounds, args.workspace or Path(empty)), args.json)
+    return 0
+
+
+def report(found: Iterator[Figure], as_json: bool) -> None:
+    """Print each figure as it comes."""
+    for figure in found:
+        if as_json:
             print(json.dumps(asdict(figure)), flush=True)
         else:
             verdict = "" if figure.kept else "  over"
             span = f"{figure.low:.2f} to {figure.high:.2f}"
             print(f"{figure.name:44} {figure.seconds:5.2f} s ({span}), budget {figure.budget} s{verdict}", flush=True)
-    return 0
 
 
 if __name__ == "__main__":
