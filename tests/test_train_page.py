@@ -109,3 +109,17 @@ def test_a_broken_workspace_is_a_sentence() -> None:
     page.button(key="train_start").click().run()
     assert not page.exception
     assert "set NANOCHAT_LAB_DIR" in words(page)
+
+
+def test_an_uploaded_text_is_kept_where_a_training_finds_it():
+    page = page_support.opened("train", {}, {"train_corpus": "file"})
+    text = b'{"text": "A cat sat."}\n' * 50
+    page.file_uploader[0].upload("mine.JSONL", text).run()
+    assert not page.exception
+    (kept,) = (paths.workspace() / "uploads").iterdir()
+    assert kept.suffix == ".jsonl"
+    assert kept.read_bytes() == text
+    assert f"Kept as {kept}" in words(page)
+    kept.unlink()
+    page.run()
+    assert kept.read_bytes() == text, "deleted while the upload is there: written again"

@@ -103,7 +103,7 @@ def _on_disk(sources: tuple[Source, ...]) -> list[Source]:
         if source.path is None:
             ending = next((one for one in ENDINGS if source.name.lower().endswith(one)), ".jsonl")
             ending = {".gz": ".jsonl.gz", ".zst": ".jsonl.zst"}.get(ending, ending)
-            source = replace(source, path=kept(source.upload.getbuffer(), ending))
+            source = replace(source, path=kept(source.upload, ending))
         found.append(source)
     return found
 

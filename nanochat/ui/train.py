@@ -1,11 +1,10 @@
 """The Train page's parts: the settings, a job that runs, and what to do with what it made."""
 
 import time
-from pathlib import Path
 
 import streamlit as st
 
-from nanochat import jobs, paths
+from nanochat import jobs
 from nanochat.analysis import train
 from nanochat.analysis.train import CORPORA, KINDS, Follower, Plan, Progress, Settings
 from nanochat.ui.pickers import runs_by_id
@@ -72,21 +71,13 @@ def _corpus_input() -> tuple[str, str]:
         return corpus or "stories", ""
     path = st.text_input("Its path on this machine (.txt, .jsonl, or a folder)", key=f"{PAGE}_file")
     upload = st.file_uploader("Or upload one", type=["txt", "jsonl"], key=f"{PAGE}_upload")
-    return corpus, str(_kept(upload.name, upload.getbuffer())) if upload is not None and not path else path
+    if upload is None or path:
+        return corpus, path
+    from nanochat.ui.uploads import kept
 
-
-def _kept(name: str, content: memoryview) -> Path:
-    """An upload as a file of the workspace, since a training outlives the page that holds it in memory."""
-    import hashlib
-
-    from nanochat.durable import publish, stage_bytes
-
-    ending = ".jsonl" if name.lower().endswith(".jsonl") else ".txt"
-    path = paths.workspace() / "uploads" / f"{hashlib.sha256(content).hexdigest()[:16]}{ending}"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        publish(stage_bytes(path, content))  # type: ignore[arg-type]
-    return path
+    file = kept(upload, ".jsonl" if upload.name.lower().endswith(".jsonl") else ".txt")
+    st.caption(f"Kept as {visible(str(file))}, where a resumed training finds it. Delete it when you need it no more.")
+    return corpus, str(file)
 
 
 def _base_run() -> str | None:
