@@ -65,13 +65,12 @@ def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, b
 
 
 def show(folders: Sequence[Path], logs: Sequence[Path], uploaded: Sequence[dashboard.History]) -> None:
-    """The curve and its figures; drawn again each second while a run is being written."""
+    """The curve and its figures, drawn again each second while a run is being written; below it what does not move."""
     from nanochat.analysis import training_dashboard as dashboard
 
     runs = dashboard.told_apart([*opened(folders, logs), *uploaded])
     if not runs:
         return
-    metric, look, log_y = look_form(runs)
     live = any(run.live for run in runs)
     pace = next(pace for rows, pace in PACES if sum(run.rows.height for run in runs) <= rows)
 
@@ -81,13 +80,14 @@ def show(folders: Sequence[Path], logs: Sequence[Path], uploaded: Sequence[dashb
             return
         if live and not any(run.live for run in now):
             st.rerun()  # it has ended: nothing needs to be drawn again and again
+        metric, look, log_y = look_form(now)
         figures(now)
         if live:
             st.caption(f"Live: it is being written to, and this is drawn anew every {pace[:-1]} s.")
         _curve(now, metric, look, log_y)
+        _overview(now, metric, look)
 
-    st.fragment(draw, run_every=pace if live else None)()
-    _overview(runs, metric, look)
+    st.fragment(draw, run_every=pace if live else None)()  # a zoom, too, draws this part alone
     happened, table, sources, files = st.tabs(["What happened", "Checkpoints", "Sources", "Files"])
     with happened:
         _happened(runs)
