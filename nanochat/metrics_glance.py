@@ -13,6 +13,7 @@ import polars as pl
 
 from nanochat import metrics_cache
 from nanochat.metrics_find import source_of
+from nanochat.metrics_frame import mark_superseded
 from nanochat.metrics_meta import stage_of
 from nanochat.metrics_reader import open_metrics
 from nanochat.metrics_records import RecordParser
@@ -51,5 +52,5 @@ def glance(path: str | Path) -> Glance | None:
             parts.append(piece[begin : piece.rfind(b"\n") + 1])
     parser = RecordParser(str(path), stage_of(path))
     parser.feed(b"".join(parts))
-    frame = parser.frame()
+    frame = mark_superseded(parser.frame())  # steps that a resumed run did again count once here, too
     return Glance(frame, sum(map(len, parts)) / length) if len(frame) else None

@@ -5,7 +5,6 @@ ignored that would change the answer.
 """
 
 import json
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +44,9 @@ class ApiError(ValueError):
         super().__init__(message)
         self.status = status
         kind = kind or ("invalid_request_error" if status < 500 else "server_error")
+        # A request may hold half of a surrogate pair, which no answer can carry.
+        message = message.encode("utf-8", "replace").decode()
+        param = param and param.encode("utf-8", "replace").decode()
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -144,10 +146,10 @@ def _number(asked: dict[str, Any], name: str, low: float, high: float) -> float 
     value = asked.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ApiError(400, f"{name} is {value!r:.60}; give a number", param=name)
-    if not low <= value <= high:
-        raise ApiError(400, f"{name} is {value}; give {low} to {high}", param=name)
+    if not low <= value <= high:  # before anything makes a float of it: a whole number may be too large for one
+        raise ApiError(400, f"{name} is {value!r:.60}; give {low} to {high}", param=name)
     return float(value)
 
 

@@ -119,6 +119,15 @@ def inherit(args: argparse.Namespace, base: Base, say: Say) -> None:
             say(f"Using {name}={given}")
 
 
+def fit_batch(args: argparse.Namespace, given: frozenset[str], ranks: int, say: Say) -> None:
+    """Let an inherited total batch be a multiple of what the rows hold: pretraining may have had shorter rows."""
+    once = args.device_batch_size * args.max_seq_len * ranks
+    if "total_batch_size" not in given and args.total_batch_size % once:
+        fitting = max(1, round(args.total_batch_size / once)) * once
+        say(f"NOTE: total_batch_size={args.total_batch_size} is no multiple of the rows' {once}; taking {fitting}")
+        args.total_batch_size = fitting
+
+
 def _is_set(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0  # nanochat writes -1 for "choose for me"
 
@@ -142,6 +151,7 @@ def prepared(
     device = parts_of.rank_device(args.device_type, world)
     # A longer context than the base model's is learnt; a shorter one only makes shorter rows.
     config = replace(base.config, sequence_len=max(base.config.sequence_len, args.max_seq_len))
+    fit_batch(args, given, world.size, say)
     rows, context, batch = args.device_batch_size, args.max_seq_len, args.total_batch_size
     counts, flops = parts_of.size_of(config)
     accumulation = accumulation_steps(batch, rows, context, world.size)
@@ -150,6 +160,9 @@ def prepared(
         warmdown_ratio=args.warmdown_ratio, final_fraction=args.final_lr_frac, warmup_ratio=args.warmup_ratio
     )
     parts, val_tasks = make_tasks(args)
+    for part, unseen in zip(parts, val_tasks, strict=True):
+        if not len(unseen) and args.val_every:
+            say(f"NOTE: {part.task.name} has {len(part.task):,} conversations, too few to keep any unseen")
     mixture = Mixture(parts, args.seed)
     tasks = [task for part, unseen in zip(parts, val_tasks, strict=True) for task in (part.task, unseen)]
 

@@ -29,6 +29,8 @@ def make_tasks(args: argparse.Namespace) -> tuple[list[Part], list[Task]]:
         files = [
             ConversationFile(name, split, profile=args.profile, every=args.val_every) for split in ("train", "val")
         ]
+        if args.val_every > 1 and not len(files[0]) and len(files[1]):  # chance put all of a short file aside
+            files = [ConversationFile(name, split, profile=args.profile, every=0) for split in ("train", "val")]
         require_some(files[0], files[1], spec, epochs)
         parts.append(Part(files[0], epochs))
         val.append(files[1])

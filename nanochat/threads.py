@@ -10,7 +10,6 @@ on, as long as that helps.
 
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,9 +20,7 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 SMALL = 64_000_000  # bytes of weights, times the tokens that go through them at once, up to which one thread is faster
 
 
-_lock = threading.Lock()
-_inside = 0  # blocks of `one_thread` that run now
-_outside = 1  # torch's number of threads outside them
+_usual: int | None = None  # torch's number of threads outside the blocks of `one_thread`; None until the first one
 
 
 @contextmanager
@@ -32,27 +29,35 @@ def one_thread() -> Iterator[None]:
 
     A token of a small model is a hundred products of some microseconds each. Where a second thread joins in, they take
     up to twice as long, and most so outside the main thread, where a server and a page compute (docs/log.md).
-    torch's own number is a thread's, but a new thread takes over the last one that anybody set: it is put back.
+    torch's own number is a thread's, but a new thread takes over the last one that anybody set: `as_usual` mends that.
     """
     import torch
 
-    global _inside, _outside
-    with _lock:
-        if not _inside:
-            _outside = torch.get_num_threads()
-        _inside += 1
-        torch.set_num_threads(1)
+    global _usual
+    before = torch.get_num_threads()
+    if _usual is None or before > 1:  # a 1 may have been taken over from a block in another thread
+        _usual = before
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _lock:
-            _inside -= 1
-            torch.set_num_threads(_outside)
+        torch.set_num_threads(_usual)
+
+
+def as_usual() -> None:
+    """Give this thread torch's usual number: it may have been born while another one was in `one_thread`."""
+    if _usual is not None:
+        import torch
+
+        torch.set_num_threads(_usual)
 
 
 def few_threads(size: int) -> AbstractContextManager[None]:
-    """`one_thread` for a forward pass on a CPU of so many bytes of weights times tokens, if that is a small one."""
-    return one_thread() if size <= SMALL else nullcontext()
+    """`one_thread` for a forward pass on a CPU of so many bytes of weights times tokens, if it is small; else all."""
+    if size <= SMALL:
+        return one_thread()
+    as_usual()
+    return nullcontext()
 
 
 def choose_threads(step: Callable[[], object], most: int | None = None) -> tuple[int, str]:
@@ -62,6 +67,7 @@ def choose_threads(step: Callable[[], object], most: int | None = None) -> tuple
     """
     import torch
 
+    global _usual
     given = next((name for name in VARIABLES if os.environ.get(name)), None)
     if given is not None:
         return torch.get_num_threads(), f"as {given} says"
@@ -79,6 +85,7 @@ def choose_threads(step: Callable[[], object], most: int | None = None) -> tuple
         if speed > WORTH * speeds[best]:
             best = count
     torch.set_num_threads(best)
+    _usual = best
     tried = ", ".join(f"{count}: {1000 / speed:.0f} ms" for count, speed in speeds.items())
     return best, f"a step takes with so many threads ({tried})"
 

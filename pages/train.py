@@ -56,9 +56,15 @@ def _new() -> None:
         st.warning(visible(str(refusal)), icon=":material/warning:")
         return
     show_plan(plan)
-    if settings.kind == "chat_sft" and any("--force" in command for command in plan.commands):
-        st.warning("A fine-tuned run of this name is there; it will be replaced.", icon=":material/warning:")
-    if st.button("Start", type="primary", icon=":material/play_arrow:", key=f"{PAGE}_start"):
+    replaces = settings.kind == "chat_sft" and any("--force" in command for command in plan.commands)
+    if replaces:
+        st.warning(
+            f"A fine-tuned run {visible(plan.tag)} is there, and this one would replace it: the model that talks now "
+            "is gone then. To keep it, copy its folder first.",
+            icon=":material/warning:",
+        )
+    agreed = not replaces or st.checkbox("Replace it", key=f"{PAGE}_replace_{plan.tag}")
+    if st.button("Start", type="primary", icon=":material/play_arrow:", key=f"{PAGE}_start", disabled=not agreed):
         try:
             job = jobs.start(KINDS[settings.kind], plan.commands, plan.facts)
         except REFUSALS as refusal:

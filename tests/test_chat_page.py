@@ -151,10 +151,10 @@ def test_a_click_in_the_middle_keeps_what_was_said(lab: Path, monkeypatch: pytes
         yield [66], [1]
         raise StopException
 
-    monkeypatch.setattr(Engine, "generate", cut)
     page = opened()
-    page.chat_input(key=f"{PAGE}_input").set_value("Hello").run()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "generate", cut)
+        page.chat_input(key=f"{PAGE}_input").set_value("Hello").run()
     page.run()
     assert [message.text for message in talk(page)] == ["Hello", "AB"]
     assert talk(page)[1].reason == "stopped"
@@ -208,3 +208,20 @@ def test_a_base_model_continues_text(lab: Path) -> None:
     page = say(opened(max_tokens="4"), "the cat")
     assert "it continues what you type" in words(page)
     assert [button.proto.label for button in page.get("download_button")] == ["Export text"]
+
+
+def test_a_run_that_is_gone_is_told_and_no_other_model_answers(lab: Path, tmp_path: Path) -> None:
+    page = say(opened(), "Hello")
+    said = [message.text for message in talk(page)]
+    (run,) = (lab / "chatsft_checkpoints").iterdir()
+    run.rename(run.with_name("other"))
+    from nanochat.ui import pickers
+
+    pickers._runs.clear()  # it looks again after some seconds
+    page.run()
+    assert not page.exception
+    assert f"The run sft/{run.name} is not there" in words(page)
+    assert not page.chat_input
+    page.button(key=f"{PAGE}_go_on").click().run()
+    assert page.chat_input
+    assert [message.text for message in talk(page)] == said

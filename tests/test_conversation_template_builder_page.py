@@ -9,6 +9,7 @@ from nanochat import paths
 from nanochat.analysis import conversation_template_builder as builder
 from nanochat.gpt_config import GPTConfig
 from nanochat.tokenizer import train_tokenizer
+from nanochat.ui import conversation_template_builder as ui
 from nanochat.ui.conversation_template_builder import PAGE, TURNS
 from tests import page_support
 from tests.checkpoint_support import save_checkpoint
@@ -209,3 +210,18 @@ def test_hostile_text_stays_text():
     assert "<script>" not in words(page)
     page.segmented_control(key=f"{PAGE}_view").set_value("Line").run()
     assert any(r"\u202e" in code.value and "\u202e" not in code.value for code in page.code)
+
+
+def test_a_second_click_on_remove_finds_nothing_and_does_nothing(monkeypatch):
+    """It comes before the first one is drawn, from a button whose turn is gone by then."""
+    turns = [{"id": number} for number in (7, 8, 9)]
+    monkeypatch.setattr(ui.st, "session_state", {TURNS: turns})
+    for _ in range(2):
+        ui._remove(8)
+    ui._move(8, 1)
+    ui._move(9, 1)
+    assert [turn["id"] for turn in turns] == [7, 9]
+    parts = {"id": 7, "parts": [1, 2]}
+    for _ in range(2):
+        ui._remove_part(parts, 2)
+    assert parts["parts"] == [1]

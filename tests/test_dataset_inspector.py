@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.analysis.dataset_inspector import KINDS, InspectorError, issue_rows, issues, rows_of, sample, search
+from nanochat.analysis.dataset_inspector import (
+    KINDS,
+    InspectorError,
+    issue_rows,
+    issues,
+    open_tokenizer,
+    rows_of,
+    sample,
+    search,
+)
 from nanochat.analysis.dataset_inspector.check import Settings, check_block
 from nanochat.analysis.dataset_inspector.diagnose import diagnose
 from nanochat.analysis.dataset_inspector.index import IndexBuilder
@@ -21,7 +30,9 @@ from nanochat.analysis.dataset_inspector.report import as_json, buckets, kind_ta
 from nanochat.analysis.dataset_inspector.sources import Block, blocks, cut_blocks, find_sources, lines_at
 from nanochat.benchmarks.make_conversations import planted
 from nanochat.conversation import PROFILES
+from nanochat.paths import workspace
 from nanochat.tasks.conversation_file import MAX_LINE_BYTES
+from nanochat.tokenizer import train_tokenizer
 from tests.dataset_inspector_support import TOKENIZER, lines_file, look, talk
 
 
@@ -334,3 +345,19 @@ def test_samples_and_search(tmp_path):
     assert search(report, "FRAGE 7") == [7]
     assert search(report, "ä東", limit=2) == [0, 1], "JSON spells it with \\u"
     assert search(report, "not json") == [50]
+
+
+def test_a_name_that_no_file_can_have_is_a_sentence() -> None:
+    with pytest.raises(InspectorError, match="File name too long; name a file or a folder"):
+        find_sources(["a" * 5_000])
+
+
+def test_tokens_are_counted_with_a_runs_tokenizer_where_the_workspace_has_none_of_its_own() -> None:
+    assert open_tokenizer()[0] is None
+    run = workspace() / "base_checkpoints" / "demo"
+    tokenizer = train_tokenizer(["a small text for a small tokenizer"], 300)
+    tokenizer.save(run)
+    found, origin = open_tokenizer()
+    assert found is not None
+    assert found.fingerprint == tokenizer.fingerprint
+    assert str(run) in origin

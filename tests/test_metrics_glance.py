@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import streamlit as st
 
@@ -37,6 +38,17 @@ def test_its_rows_are_rows_of_the_file_from_end_to_end(long: Path) -> None:
     assert max(after - before for before, after in itertools.pairwise(steps)) < 300
     assert found.frame["train_loss"].to_list() == [7 - step / 1000 for step in steps]
     assert found.share == pytest.approx(len(steps) / 5_000, rel=0.05)
+
+
+def test_steps_that_a_resumed_run_did_again_count_once(long: Path) -> None:
+    again = "".join(json.dumps(record(step, 1.0)) + "\n" for step in range(2_500, 4_000))
+    with (long / "metrics.jsonl").open("a") as file:
+        file.write(again)
+    ((run,), _) = dashboard.Follower(long).glance()
+    assert run.frame["step"].is_sorted()
+    # Between the piece that is looked at before 2,500 and the one behind it, old steps may still show.
+    assert run.frame.filter(pl.col("step") >= 2_900)["train_loss"].unique().to_list() == [1.0]
+    assert 3_600 < (run.last or 0) < 4_000
 
 
 def test_none_where_reading_all_is_quick(long: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,15 @@ def test_a_file_with_something_in_it_is_taken(tmp_path: Path) -> None:
     assert [(len(part.task), part.epochs) for part in parts] == [(3, 0.5)]
 
 
+def test_a_short_file_that_chance_puts_aside_is_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "same.jsonl"
+    for number in range(200):  # the split goes by the first message: some messages are put aside
+        pair = [{"role": "user", "content": f"Question {number}"}, {"role": "assistant", "content": "Yes."}]
+        path.write_text(json.dumps(pair) + "\n")
+        parts, val = make_tasks(chat_sft.parser().parse_args([f"--data={path}", "--tasks=none"]))
+        assert (len(parts[0].task), len(val[0])) == (1, 0)
+
+
 @pytest.mark.parametrize("spec", ["persona=1e12", "spelling=nan", "spelling=0.5", "counting=inf"])
 def test_an_absurd_number_of_conversations_is_refused(spec: str) -> None:
     with pytest.raises(ChatSFTError, match="a whole number of conversations up to 10,000,000"):

@@ -12,6 +12,7 @@ from nanochat.threads import choose_threads
 @pytest.fixture(autouse=True)
 def _threads_as_before(monkeypatch):
     before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "_usual", None)
     for name in threads.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     yield
@@ -92,25 +93,42 @@ def test_one_thread_for_a_block_and_as_many_as_before_after_it():
         assert torch.get_num_threads() == 3
 
 
-def test_blocks_of_several_threads_leave_the_number_as_it_was():
-    """A thread that is born while another one is in its block takes over the 1, and must not put that back."""
+def test_a_thread_that_was_born_in_anothers_block_does_not_make_its_one_thread_everybodys():
+    """What a chat does to the next visitor: the thread takes over the 1, and enters a block when nobody is in one."""
     torch.set_num_threads(3)
-    inside, leave = threading.Event(), threading.Event()
+    with threads.one_thread():
+        assert counted_in_a_new_thread() == 1, "torch does so: if it ever stops, one_thread can be simpler"
+        born, go = threading.Event(), threading.Event()
+        found: list[int] = []
 
-    def first() -> None:
-        with threads.one_thread():
-            inside.set()
-            leave.wait(10)
+        def visitor() -> None:
+            found.append(torch.get_num_threads())
+            born.set()
+            go.wait(10)
+            with threads.one_thread():
+                pass
+            found.append(torch.get_num_threads())
 
-    def second() -> None:
-        inside.wait(10)
-        with threads.one_thread():
-            pass
-        leave.set()
-
-    both = [threading.Thread(target=first), threading.Thread(target=second)]
-    for thread in both:
+        thread = threading.Thread(target=visitor)
         thread.start()
-    for thread in both:
-        thread.join()
+        born.wait(10)
+    go.set()
+    thread.join()
+    assert found == [1, 3]
     assert counted_in_a_new_thread() == 3
+
+
+def test_large_passes_and_pages_take_the_usual_number():
+    torch.set_num_threads(3)
+    found: list[int] = []
+
+    def visitor() -> None:
+        with threads.few_threads(threads.SMALL + 1):
+            found.append(torch.get_num_threads())
+
+    with threads.one_thread():
+        thread = threading.Thread(target=visitor)
+        thread.start()
+        thread.join()
+        assert torch.get_num_threads() == 1
+    assert found == [3]

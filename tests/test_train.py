@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -55,6 +56,15 @@ def test_fine_tuning_replaces_only_what_was_announced() -> None:
     assert "--force" not in train.plan(settings, None).commands[0]
     (paths.workspace() / "chatsft_checkpoints" / "d4").mkdir(parents=True)
     assert "--force" in train.plan(settings, None).commands[0]
+
+
+def test_a_file_of_conversations_is_alone_unless_asked(tmp_path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("[]")
+    settings = Settings("chat_sft", 2, base_tag="d4", file=str(file))
+    (alone,), (beside,) = (train.plan(replace(settings, beside=yes), None).commands for yes in (False, True))
+    assert alone[-4:] == ("--data", str(file), "--tasks", "none")
+    assert beside[-2:] == ("--data", str(file))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ class Settings:
     tag: str = ""  # the run's name; "": one that is free
     base_tag: str = ""  # the pretrained run that fine-tuning starts from
     seed: int = 0
+    beside: bool = False  # fine-tuning: whether the built-in conversations join those of the file
     flags: Mapping[str, str] = field(default_factory=dict)  # further flags of the command, without the dashes
 
 
@@ -161,8 +162,9 @@ def _chat_sft(settings: Settings, speed: float | None) -> Plan:
     ]  # fmt: skip
     if settings.file:
         command += ["--data", str(Path(settings.file).expanduser())]
+        command += [] if settings.beside else ["--tasks", "none"]
     if (paths.workspace() / paths.STAGE_FOLDERS["sft"][0] / tag).exists():
-        command += ["--force"]  # said on the page before the start
+        command += ["--force"]  # the page asks before the start
     seconds = settings.minutes * 60
     facts = {"kind": "chat_sft", "tag": tag, "stages": ["sft"], "seconds": seconds}
     return Plan((tuple(command),), tag, None, None, seconds, facts)

@@ -143,7 +143,7 @@ def _read_to(process: Any, end: bytes) -> None:
     while not said.endswith(end):
         new = os.read(process.stdout.fileno(), 1)
         if not new:
-            raise RuntimeError(f"chat_cli ended after {said!r}")
+            raise ChildProcessError(f"chat_cli ended after {said!r}")
         said += new
 
 

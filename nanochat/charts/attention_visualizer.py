@@ -138,8 +138,14 @@ def distances(frame: pl.DataFrame) -> "alt.Chart":
         .encode(
             x=alt.X("distance:Q", title="how many tokens back"),
             y=alt.Y("mean:Q", title="mean score before the softmax"),
-            color=alt.Color("part:N", title=None, sort=list(names.values()), scale=alt.Scale(range=CATEGORIES[:2])),
-            strokeDash=alt.StrokeDash("part:N", sort=list(names.values()), legend=None),
+            color=alt.Color(
+                "part:N",
+                title=None,
+                sort=list(names.values()),
+                scale=alt.Scale(range=CATEGORIES[:2]),
+                legend=alt.Legend(orient="top"),
+            ),
+            strokeDash=alt.StrokeDash("part:N", title=None, sort=list(names.values())),  # in the legend, too
             tooltip=["distance", "part", alt.Tooltip("mean:Q", format=".3f")],
         )
         .properties(height=260)

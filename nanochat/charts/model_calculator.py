@@ -20,7 +20,9 @@ def parts_chart(parts: pl.DataFrame) -> "alt.Chart":
         .mark_bar()
         .encode(
             x=alt.X("parameters:Q", title="parameters", axis=alt.Axis(format="~s")),
-            y=alt.Y("part:N", title=None, sort=parts["part"].to_list(), axis=alt.Axis(labelLimit=180)),
+            y=alt.Y(
+                "part:N", title=None, sort=parts["part"].to_list(), axis=alt.Axis(labelLimit=180, labelOverlap=False)
+            ),
             color=alt.Color(
                 "kind:N",
                 title=None,
@@ -29,6 +31,7 @@ def parts_chart(parts: pl.DataFrame) -> "alt.Chart":
             ),
             tooltip=["part:N", alt.Tooltip("parameters:Q", format=","), alt.Tooltip("share:Q", format=".1%")],
         )
+        .properties(height=alt.Step(24))
     )
 
 

@@ -138,7 +138,7 @@ def _draw_turn(place: int, turn: dict[str, Any], count: int) -> None:
                     help=f"Move turn {place + 1} {name.lower()}",
                     disabled=not 0 <= place + step < count,
                     on_click=_move,
-                    args=(place, step),
+                    args=(number, step),
                     type="tertiary",
                 )
             st.button(
@@ -146,7 +146,7 @@ def _draw_turn(place: int, turn: dict[str, Any], count: int) -> None:
                 key=_field("remove", number),
                 help=f"Remove turn {place + 1}",
                 on_click=_remove,
-                args=(place,),
+                args=(number,),
                 type="tertiary",
             )
         if turn["parts"] is not None and role == "assistant":
@@ -193,8 +193,8 @@ def _draw_parts(place: int, turn: dict[str, Any]) -> None:
                 ":material/delete:",
                 key=_field("remove_part", part),
                 help=f"Remove part {index + 1} of turn {place + 1}",
-                on_click=turn["parts"].remove,
-                args=(part,),
+                on_click=_remove_part,
+                args=(turn, part),
                 type="tertiary",
             )
     st.button(
@@ -203,13 +203,26 @@ def _draw_parts(place: int, turn: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _move(place: int, step: int) -> None:
-    turns = st.session_state[TURNS]
-    turns[place], turns[place + step] = turns[place + step], turns[place]
+def _place_of(number: int) -> int | None:
+    """Where a turn stands; None where it is gone: a second click may come before the first one is drawn."""
+    return next((place for place, turn in enumerate(st.session_state[TURNS]) if turn["id"] == number), None)
 
 
-def _remove(place: int) -> None:
-    del st.session_state[TURNS][place]
+def _move(number: int, step: int) -> None:
+    turns, place = st.session_state[TURNS], _place_of(number)
+    if place is not None and 0 <= place + step < len(turns):
+        turns[place], turns[place + step] = turns[place + step], turns[place]
+
+
+def _remove(number: int) -> None:
+    place = _place_of(number)
+    if place is not None:
+        del st.session_state[TURNS][place]
+
+
+def _remove_part(turn: dict[str, Any], part: int) -> None:
+    if part in turn["parts"]:
+        turn["parts"].remove(part)
 
 
 def _split(turn: dict[str, Any]) -> None:

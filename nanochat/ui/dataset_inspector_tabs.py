@@ -96,7 +96,9 @@ def lengths(report: Report) -> None:
         width="stretch",
     )
     points = picked.selection.get(PICKED) or []
-    st.session_state[key("bar")] = (points[0]["low"], points[0]["high"], unit) if points else None
+    bar = (points[0]["low"], points[0]["high"], unit) if points else None
+    if bar != st.session_state.get(key("bar")):
+        st.session_state[key("bar")], st.session_state[key("way")] = bar, "Bar" if bar else "Random"
     if points:
         low, high = points[0]["low"], points[0]["high"]
         st.caption(f"The tab Rows shows the conversations of {low:,} to below {high:,} {unit}.")
@@ -141,7 +143,9 @@ def rows(report: Report, tokenizer: Tokenizer | None) -> None:
 
     bar = st.session_state.get(key("bar"))
     ways = ["Random", "In order", "Search", *(["Bar"] if bar else [])]
-    way = st.segmented_control("Rows", ways, default="Bar" if bar else "Random", required=True, key=key("way"))
+    if st.session_state.get(key("way")) not in ways:
+        st.session_state[key("way")] = "Bar" if bar else "Random"
+    way = st.segmented_control("Rows", ways, required=True, key=key("way"))
     if way == "Random":
         seed = st.number_input("Draw", 0, 1_000_000, 0, key=key("seed"), help="Another number, other rows.")
         found = sample(report, 10, int(seed))

@@ -94,6 +94,8 @@ def pick_run(
         wanted = " or ".join(STAGES[stage] for stage in stages) if len(stages) < len(STAGES) else "trained"
         nothing_yet("No model yet", f"This page opens a {wanted} model, and there is none.", "nanochat demo")
         return None
+    # What this page worked with before, or what the address asked for; the box forgets a run that is not there.
+    before = st.session_state.get(f"{page}_picked", st.query_params.get(f"{page}_run"))
     name = st.selectbox(
         "Run",
         list(fitting),
@@ -102,6 +104,13 @@ def pick_run(
         bind="query-params",
     )
     st.caption(STAGES[fitting[name][1].stage])
+    known = {visible(one) for one in fitting} | set(fitting)
+    if before is not None and before not in known:
+        st.session_state[f"{page}_picked"] = before
+        st.warning(f"The run {visible(before)} is not there. Choose one above.", icon=":material/warning:")
+        if not st.button(f"Go on with {visible(name)}", key=f"{page}_go_on"):
+            return None
+    st.session_state[f"{page}_picked"] = name
     return fitting[name]
 
 

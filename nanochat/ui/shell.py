@@ -1,9 +1,13 @@
 """What stands around every page: the browser tab's title, and the navigation, built from the catalog."""
 
+import contextlib
+import math
 from typing import Any
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
+from nanochat import threads
 from nanochat.ui import catalog, home
 
 SHELL = "shell"  # in the session's state: "home" from Home.py to the page that it runs, then "page"
@@ -38,6 +42,21 @@ def through_home() -> None:
 def heading(stem: str, purpose: str | None = None) -> None:
     """A page's title with its one-line purpose, from the catalog; the first call of every page."""
     through_home()
+    _without_infinity()
+    threads.as_usual()  # each visit runs in a thread of its own
     page = next(page for page in catalog.PAGES if page.stem == stem)
     st.title(page.title, anchor=False)
     st.markdown(purpose or page.purpose)
+
+
+def _without_infinity() -> None:
+    """Take infinite numbers out of the address: Streamlit would make whole numbers of them, and fail."""
+    for name, text in st.query_params.to_dict().items():
+        try:
+            infinite = math.isinf(float(text)) and not name.endswith(("_text", "_prompt"))
+        except ValueError:
+            continue
+        if infinite:
+            with contextlib.suppress(StreamlitAPIException):  # a widget has it already, and with it a number
+                del st.query_params[name]
+                st.rerun()

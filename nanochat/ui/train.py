@@ -47,7 +47,7 @@ def settings_form() -> Settings | None:
         minutes = st.slider("Minutes", 0.5, 60.0, 1.0, 0.5, key=f"{PAGE}_minutes", bind="query-params")
     with right:
         corpus, file = _corpus_input() if kind != "chat_sft" else ("stories", "")
-        depth, base_tag = 4, ""
+        depth, base_tag, beside = 4, "", False
         if kind == "base_train":
             depth = st.slider("Depth, in layers", 1, 12, 4, key=f"{PAGE}_depth", bind="query-params",
                               help="The one dial: width, batch and rates follow from it.")  # fmt: skip
@@ -57,9 +57,13 @@ def settings_form() -> Settings | None:
                 return None
             base_tag = chosen
             file = st.text_input("Conversations (JSONL on this machine), empty for the built-in ones",
-                                 key=f"{PAGE}_data", bind="query-params")  # fmt: skip
+                                 key=f"{PAGE}_data", bind="query-params").strip()  # fmt: skip
+            if file:
+                beside = st.toggle("And the built-in ones", key=f"{PAGE}_beside", bind="query-params",
+                                   help="8,000 about itself, stories, spelling, counting and sums; a short file is "
+                                   "lost among them.")  # fmt: skip
     tag, seed, flags = _more(kind)
-    return Settings(kind, minutes, corpus, file, depth, tag, base_tag, seed, flags)
+    return Settings(kind, minutes, corpus, file, depth, tag, base_tag, seed, beside, flags)
 
 
 def _corpus_input() -> tuple[str, str]:

@@ -43,9 +43,11 @@ Watcher = Callable[[Progress], None]
 def open_tokenizer(folder: str | Path | None = None) -> "tuple[Tokenizer | None, str]":
     """The tokenizer to count with and where it is from; None and what to do where there is none.
 
-    folder: a base dir or a folder that holds a tokenizer; unless named, our workspace and then nanochat's base dir.
+    folder: a base dir or a folder that holds a tokenizer; unless named, our workspace and then nanochat's base dir,
+    and where neither has one of its own, the first run that keeps one.
     Raises TokenizerError for one that is named and cannot be opened.
     """
+    from nanochat.analysis.tokenizer_playground.sources import runs_with_tokenizer
     from nanochat.tokenizer import load_tokenizer
 
     if folder is not None:
@@ -55,6 +57,8 @@ def open_tokenizer(folder: str | Path | None = None) -> "tuple[Tokenizer | None,
     for root in roots():
         if (root.path / "tokenizer").is_dir():
             return load_tokenizer(root.path / "tokenizer"), f"tokens are counted with {root.path / 'tokenizer'}"
+    for _, run in (found for root in roots() for found in runs_with_tokenizer(root.path)):
+        return load_tokenizer(run), f"tokens are counted with {run}"
     listed = " nor in ".join(str(root.path / "tokenizer") for root in roots())
     return None, f"lengths are in characters: no tokenizer is in {listed}; `nanochat tok_train` makes one"
 

@@ -70,7 +70,11 @@ def find_sources(names: Sequence[str | Path]) -> list[Source]:
     found: list[Source] = []
     for name in names:
         path = expand(name)
-        if path.is_dir():
+        try:
+            is_folder = path.is_dir()
+        except OSError as error:  # a name that no file can have
+            raise InspectorError(f"{shown(str(path), 100)}: {error.strerror}; name a file or a folder") from None
+        if is_folder:
             inside = sorted(entry for entry in path.iterdir() if _is_data(entry) and entry.is_file())
             if not inside:
                 kinds = ", ".join(SUFFIXES)
@@ -101,7 +105,10 @@ def _is_data(path: Path) -> bool:
 def _source(path: Path, name: str) -> Source:
     with opened(path) as file:
         status = os.fstat(file.fileno())
-        head = file.read(8192)
+        try:
+            head = file.read(8192)
+        except OSError as error:
+            raise InspectorError(f"{location(path)}: reading failed ({error.strerror}); name another file") from None
     form, packed = _judge(location(path), path, head or b"", status.st_size)
     return Source(name, form, packed, status.st_size, status.st_mtime_ns, path)
 

@@ -77,16 +77,21 @@ def places(base_dir: str | Path | None = None) -> list[Place]:
         if _holds_tokenizer(root.path / "tokenizer"):
             article = "the " if root.ours else ""
             found.append(Place(root.name, f"{article}{root.name}'s tokenizer", root.path / "tokenizer"))
-        for stage, folders in paths.STAGE_FOLDERS.items():
-            for folder in (root.path / name for name in folders):
-                for run in _folders_in(folder):
-                    if _holds_tokenizer(run):
-                        found.append(Place(f"{prefix}{stage}/{run.name}", f"of the {stage} run {shown(run.name)}", run))
+        found += [
+            Place(f"{prefix}{stage}/{run.name}", f"of the {stage} run {shown(run.name)}", run)
+            for stage, run in runs_with_tokenizer(root.path)
+        ]
     for name in REFERENCES:
         known = reference(name)  # reads tiktoken's cache and nothing else
         missing = None if known.encoding is not None else known.reason.replace("is not compared", "cannot be used")
         found.append(Place(name, f"{known.label}'s tokenizer, from tiktoken", None, missing))
     return [*found, Place(EXAMPLE, f"example: {EXAMPLE_VOCABULARY:,} tokens learnt from built-in stories", None)]
+
+
+def runs_with_tokenizer(base_dir: Path) -> list[tuple[str, Path]]:
+    """(stage, folder) of every run of a base dir that keeps its own tokenizer, as ours do; pretrained ones first."""
+    stages = [(stage, base_dir / name) for stage, names in paths.STAGE_FOLDERS.items() for name in names]
+    return [(stage, run) for stage, folder in stages for run in _folders_in(folder) if _holds_tokenizer(run)]
 
 
 def find_place(name: str | None, base_dir: str | Path | None = None, folder: str | Path | None = None) -> Place:
