@@ -27,6 +27,7 @@ class Scripted:
     def __init__(self, script: list[int], vocab_size: int) -> None:
         self.config = GPTConfig(sequence_len=256, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=32)
         self.lm_head = torch.nn.Linear(1, 1)
+        self.size = 0  # bytes
         self.script = iter(script)
 
     def hidden(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:

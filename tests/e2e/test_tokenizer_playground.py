@@ -10,6 +10,7 @@ import pytest
 from nanochat.tools import tokenizer_playground as tool
 from nanochat.ui.tokenizer_playground import PAGE, SAMPLE
 from tests.e2e.conftest import WAIT
+from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.browser
 
@@ -55,7 +56,9 @@ def test_what_the_page_shows_is_what_the_terminal_says(app, browser):
     type_text(page, hostile)
     said = terminal(hostile)["text"]
     page.get_by_test_id("stMetricValue").get_by_text(str(said["tokens"]), exact=True).first.wait_for()
-    assert chips.all_inner_texts() == [row["text"] for row in said["details"]]
+    expected = [row["text"] for row in said["details"]]
+    until(lambda: chips.all_inner_texts() == expected, page)  # the chips are drawn after the figures
+    assert chips.all_inner_texts() == expected
     assert page.title() != "gone"
     assert page.complaints == []
     foreign = [url for url in page.requested if not url.startswith((app, app.replace("http", "ws"), "data:", "blob:"))]
