@@ -123,3 +123,13 @@ def test_an_uploaded_text_is_kept_where_a_training_finds_it():
     kept.unlink()
     page.run()
     assert kept.read_bytes() == text, "deleted while the upload is there: written again"
+
+
+def test_a_model_that_talks_is_replaced_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat.ui.train._base_run", lambda: "d4")
+    (paths.workspace() / "chatsft_checkpoints" / "d4").mkdir(parents=True)
+    page = page_support.opened("train", {}, {"train_kind": "chat_sft"})
+    assert "this one would replace it" in words(page)
+    assert page.button(key="train_start").disabled
+    page.checkbox(key="train_replace_d4").check().run()
+    assert not page.button(key="train_start").disabled
