@@ -1,11 +1,13 @@
 """What chat_sft trains on: a file that is named is trained on, or refused."""
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 
 from nanochat.scripts import chat_sft
+from nanochat.sft_setup import fit_batch
 from nanochat.sft_tasks import ChatSFTError, make_tasks
 
 
@@ -55,3 +57,21 @@ def test_a_short_file_that_chance_puts_aside_is_trained_on(tmp_path: Path) -> No
 def test_an_absurd_number_of_conversations_is_refused(spec: str) -> None:
     with pytest.raises(ChatSFTError, match="a whole number of conversations up to 10,000,000"):
         make_tasks(chat_sft.parser().parse_args([f"--tasks={spec}"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "batch", "ranks", "fitted"),
+    [
+        ((), 1_280, 1, 2_048),  # a demo's: its rows were shorter than its context
+        ((), 5_000, 1, 4_096),
+        ((), 5_000, 2, 4_096),
+        ((), 4_096, 2, 4_096),
+        (("total_batch_size",), 1_280, 1, 1_280),  # a person's own wish is not changed: it is refused later, with why
+    ],
+)
+def test_an_inherited_batch_fits_the_rows(given: tuple[str, ...], batch: int, ranks: int, fitted: int) -> None:
+    args = argparse.Namespace(device_batch_size=8, max_seq_len=256, total_batch_size=batch)
+    said: list[str] = []
+    fit_batch(args, frozenset(given), ranks, said.append)
+    assert args.total_batch_size == fitted
+    assert len(said) == (batch != fitted), "a change is told"

@@ -57,8 +57,9 @@ def open_tokenizer(folder: str | Path | None = None) -> "tuple[Tokenizer | None,
     for root in roots():
         if (root.path / "tokenizer").is_dir():
             return load_tokenizer(root.path / "tokenizer"), f"tokens are counted with {root.path / 'tokenizer'}"
-    for _, run in (found for root in roots() for found in runs_with_tokenizer(root.path)):
-        return load_tokenizer(run), f"tokens are counted with {run}"
+    in_runs = [run for root in roots() for _, run in runs_with_tokenizer(root.path)]
+    if in_runs:
+        return load_tokenizer(in_runs[0]), f"tokens are counted with {in_runs[0]}"
     listed = " nor in ".join(str(root.path / "tokenizer") for root in roots())
     return None, f"lengths are in characters: no tokenizer is in {listed}; `nanochat tok_train` makes one"
 
