@@ -126,7 +126,8 @@ def find_runs(base_dir: str | Path) -> list[Run]:
 def choose_run(base_dir: str | Path | Sequence[Path], source: str, model_tag: str | None = None) -> tuple[Run, str]:
     """The run that a tool means, and why it is that one.
 
-    With a tag: the run with exactly that name, or `folder/tag` where a stage has two folders. Without: the one of the
+    With a tag: the run with exactly that name, or as any tool prints it: `stage/tag`, `root:stage/tag`, or
+    `folder/tag` where a stage has two folders. Without: the one of the
     greatest depth, read from names such as `d12` or `d12_long`; where no name tells a depth, the one changed last. Two
     runs of the same greatest depth are an error that names both, because nanochat itself would take either. Of several
     base dirs the first that has a fitting run with a complete checkpoint decides.
@@ -137,6 +138,9 @@ def choose_run(base_dir: str | Path | Sequence[Path], source: str, model_tag: st
     if source not in paths.STAGE_FOLDERS:
         raise CheckpointError(f"unknown stage '{shown(source)}'; choose one of {', '.join(paths.STAGE_FOLDERS)}")
     base_dirs = [base_dir] if isinstance(base_dir, str | Path) else list(base_dir)
+    for root in paths.roots():
+        if model_tag is not None and model_tag.startswith(f"{root.name}:") and root.path in base_dirs:
+            base_dirs, model_tag = [root.path], model_tag.removeprefix(f"{root.name}:")
     if len(base_dirs) == 1:
         _require_base_dir(paths.expand(base_dirs[0]))
     known = [[run for run in find_runs(place) if run.tag] for place in base_dirs]
@@ -166,7 +170,8 @@ def _full_name(run: Run) -> str:
 
 
 def _is_named(run: Run, model_tag: str | None) -> bool:
-    return model_tag in (None, run.tag, _full_name(run))
+    old = "old/" if run.folder.parent.name == "sft_checkpoints" else ""
+    return model_tag in (None, run.tag, _full_name(run), f"{run.stage}/{old}{run.tag}")
 
 
 def _require_base_dir(base_dir: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat import paths
 from nanochat.checkpoint_manager import (
     CheckpointError,
     choose_run,
@@ -98,6 +99,10 @@ def test_which_run_is_meant(tmp_path: Path) -> None:
         save_like_nanochat(tmp_path / stage / "d4")
     assert "chatsft_checkpoints/d4, sft_checkpoints/d4" in refusal("d4", "sft")
     assert choose_run(tmp_path, "sft", "sft_checkpoints/d4")[0].folder == tmp_path / "sft_checkpoints" / "d4"
+    assert choose_run(tmp_path, "sft", "sft/old/d4")[0].folder == tmp_path / "sft_checkpoints" / "d4"
+    assert choose_run(tmp_path, "sft", "sft/d4")[0].folder == tmp_path / "chatsft_checkpoints" / "d4"
+    assert tag("base/d4") == "d4"
+    assert "'sft/d4'" in refusal("sft/d4")  # another stage than was asked for
     assert "base d4" in refusal(source="rl")  # no run of that stage: the others are named
     loaded = load_model_from(tmp_path, "base", "d4")
     assert loaded.notes[0] == f"run {tmp_path / 'base_checkpoints' / 'd4'}: named by its tag"
@@ -124,6 +129,16 @@ def test_of_several_base_dirs_the_first_with_a_fitting_run_decides(tmp_path: Pat
     assert choose_run(places, "base", "d12")[0].tag == "d12"
     with pytest.raises(CheckpointError, match="d4, d12"):
         choose_run(places, "base", "d5")
+
+
+def test_a_name_with_its_root_is_looked_for_there() -> None:
+    ours, theirs = (root.path for root in paths.roots())
+    for place in (ours, theirs):
+        save_like_nanochat(place / "base_checkpoints" / "d4")
+    found = [choose_run([ours, theirs], "base", name)[0].folder.parents[1] for name in ("d4", "nanochat:base/d4")]
+    assert found == [ours, theirs]
+    with pytest.raises(CheckpointError, match="nanochat:d4"):
+        choose_run([ours], "base", "nanochat:d4")
 
 
 def test_a_step_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """How a person names a checkpoint, and which one is meant: a tag, an id, or a path. No file's content is read.
 
 d20                      the run of this tag, its last complete step
-sft/d20  base/d20@5400   with its stage, and with a step
+sft/d20  base/d20@5400   with its stage, and with a step; base_checkpoints/d20, with its folder
 out/base_checkpoints/d20, .../model_005400.pt
 """
 
@@ -14,7 +14,7 @@ from nanochat.checkpoint_files import STEP_FILE, location, shown
 from nanochat.paths import STAGE_FOLDERS, Root, expand
 
 _ID = re.compile(
-    r"(?:(?P<root>[a-z]+):)?(?:(?P<stage>base|mid|sft|rl)/)?(?P<old>old/)?(?P<tag>[^/]+?)(?:@(?P<step>\d+))?"
+    r"(?:(?P<root>[a-z]+):)?(?:(?P<stage>base|mid|sft|rl)/|(?P<folder>\w+_checkpoints)/)?(?P<old>old/)?(?P<tag>[^/]+?)(?:@(?P<step>\d+))?"
 )
 
 
@@ -107,6 +107,7 @@ def _by_id(roots: Sequence[Root], name: str, source: str | None) -> tuple[str, s
         and folder.name == parts["tag"]
         and wanted in (None, stage)
         and parts["root"] in (None, root.name)
+        and parts["folder"] in (None, folder.parent.name)
         and (not parts["old"] or folder.parent.name == "sft_checkpoints")
     ]
     if not fitting:
