@@ -67,6 +67,20 @@ def test_clean_and_rejected_are_all_lines_and_training_opens_the_clean_ones(tmp_
     assert len(ConversationFile(tmp_path / "repaired.jsonl", every=0)) == done.lines
 
 
+def test_repetitions_go_to_the_rejects_on_request(tmp_path):
+    talks = [talk("One?", "1."), talk("Two?", "2."), talk("One?", "1."), talk("One?", "1.")]
+    path = lines_file(tmp_path / "a.jsonl", *talks)
+    report = look(path)
+    parts = {}
+    for part in ("clean", "rejected", "repaired"):
+        done = export_file(report, part, tmp_path / part, drop_duplicates=True)
+        parts[part] = (tmp_path / part).read_bytes().splitlines()
+        assert done.lines == len(parts[part])
+    lines = path.read_bytes().splitlines()
+    assert parts == {"clean": lines[:2], "rejected": lines[2:], "repaired": lines[:2]}
+    assert _exported(report, "clean") == path.read_bytes()
+
+
 def test_an_export_never_replaces_what_was_inspected(tmp_path):
     path = lines_file(tmp_path / "a.jsonl", talk())
     before = path.read_bytes()

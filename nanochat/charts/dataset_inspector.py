@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import altair as alt
     import polars as pl
 
-PICKED = "bar"  # the name of the selection that a click makes
+PICKED, KIND = "bar", "bar_kind"  # the names of the selections that a click makes
 
 
 def length_chart(bins: "pl.DataFrame", unit: str, clickable: bool = False) -> "alt.Chart":
@@ -80,12 +80,12 @@ def choices_chart(choices: "pl.DataFrame", recommended: int) -> "alt.LayerChart"
     return alt.layer(lines, rule).configure_legend(orient="top", labelLimit=300)
 
 
-def kinds_chart(kinds: "pl.DataFrame") -> "alt.Chart":
+def kinds_chart(kinds: "pl.DataFrame", clickable: bool = False) -> "alt.Chart":
     """Lines with each kind of issue. kinds: kind, severity, lines."""
     import altair as alt
 
     colors = alt.Scale(domain=["error", "warning"], range=[CATEGORIES[5], CATEGORIES[4]])
-    return (
+    chart = (
         alt.Chart(kinds)
         .mark_bar()
         .encode(
@@ -95,3 +95,7 @@ def kinds_chart(kinds: "pl.DataFrame") -> "alt.Chart":
             tooltip=["kind", "severity", "lines", "meaning", "remedy"],
         )
     )
+    if not clickable:
+        return chart
+    picked = alt.selection_point(name=KIND, fields=["kind"])
+    return chart.encode(opacity=alt.condition(picked, alt.value(1.0), alt.value(0.35))).add_params(picked)

@@ -62,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--clean", type=Path, metavar="FILE", help="write the lines that can be trained on, as they are")
     p.add_argument("--rejects", type=Path, metavar="FILE", help="write the lines that cannot, as they are")
     p.add_argument("--repaired", type=Path, metavar="FILE", help="write the clean lines and those that can be repaired")
+    p.add_argument(
+        "--drop-duplicates", action="store_true", help="a line that equals an earlier one goes to the rejects"
+    )
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the lengths as .png or .svg")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument(
@@ -139,7 +142,7 @@ def _write(report: Report, tokenizer: Any, args: argparse.Namespace, watch: Any)
     for flag, part in (("clean", "clean"), ("rejects", "rejected"), ("repaired", "repaired")):
         target = getattr(args, flag)
         if target is not None:
-            done = export_file(report, part, target, watch)
+            done = export_file(report, part, target, watch, drop_duplicates=args.drop_duplicates)
             written[flag] = {"file": str(target), "lines": done.lines, "bytes": done.size, "repairs": done.repairs}
     if args.export is not None:
         count = export_samples(report, args.export, args.export_count, args.seed)

@@ -25,7 +25,7 @@ ANY = "any kind"
 def problems(report: Report) -> None:
     """Every line with an issue, a page at a time."""
     from nanochat.analysis.dataset_inspector import issue_rows, issues, kind_table
-    from nanochat.charts.dataset_inspector import kinds_chart
+    from nanochat.charts.dataset_inspector import KIND, kinds_chart
 
     if not report.kind_counts:
         st.markdown("No format issues found. Dataset looks good.")
@@ -33,9 +33,23 @@ def problems(report: Report) -> None:
     kinds = kind_table(report)
     left, right = st.columns(2)
     with left:
-        st.altair_chart(kinds_chart(kinds), alt="Lines with each kind of issue", width="stretch")
+        clicked = st.altair_chart(
+            kinds_chart(kinds, clickable=True),
+            key=key("kinds"),
+            on_select="rerun",
+            alt="Lines with each kind of issue",
+            width="stretch",
+        )
+    _follow_bar(clicked.selection.get(KIND) or [])
     with right:
-        st.dataframe(kinds.to_dicts(), hide_index=True, alt="Kinds of issues with their remedies")
+        wide = st.column_config.Column(width="large")
+        st.dataframe(
+            kinds.select("kind", "lines", "meaning", "remedy", "severity").to_dicts(),
+            hide_index=True,
+            column_config={"meaning": wide, "remedy": wide},
+            alt="Kinds of issues with their remedies",
+        )
+    st.caption("Click a bar to see its lines, or choose a kind.")
     kind = st.selectbox("Show lines with", [ANY, *kinds["kind"]], key=key("kind"), bind="query-params")
     rows = issue_rows(report, None if kind == ANY else kind)
     shown = _page(rows, "problems", "lines")
@@ -43,10 +57,10 @@ def problems(report: Report) -> None:
         {
             "file": visible(one.file),
             "line": one.line,
-            "severity": one.severity,
-            "kinds": ", ".join(one.kinds),
             "what is wrong": visible(one.detail),
             "what to do": one.remedy,
+            "kinds": ", ".join(one.kinds),
+            "severity": one.severity,
         }
         for one in issues(report, shown)
     ]
@@ -55,6 +69,7 @@ def problems(report: Report) -> None:
         table,
         hide_index=True,
         column_order=columns,
+        column_config={"what is wrong": wide, "what to do": wide},
         key=key("issues"),
         on_select="rerun",
         selection_mode="single-row",
@@ -62,9 +77,19 @@ def problems(report: Report) -> None:
     )
     chosen = picked.selection.rows
     if chosen and chosen[0] < len(shown):
+        line = table[chosen[0]]
+        box = st.error if line["severity"] == "error" else st.warning
+        box(f"Line {line['line']:,}: {line['what is wrong']}. To do: {line['what to do']}.", icon=":material/flag:")
         _raw(report, int(shown[chosen[0]]))
     else:
-        st.caption("Select a line to see it.")
+        st.caption("Select a line to see it whole.")
+
+
+def _follow_bar(points: list[dict[str, Any]]) -> None:
+    """A newly clicked bar chooses its kind; a kind chosen from the list afterwards stands."""
+    bar = points[0]["kind"] if points else None
+    if bar != st.session_state.get(key("kind_bar")):
+        st.session_state[key("kind_bar")], st.session_state[key("kind")] = bar, bar or ANY
 
 
 def _raw(report: Report, number: int) -> None:
@@ -296,15 +321,22 @@ def files(report: Report) -> None:
 
     words = {
         "clean": "Every line that can be trained on, byte for byte.",
-        "rejected": "Every line that cannot, byte for byte. With the clean ones that is all but blank lines.",
+        "rejected": "Every line that cannot, byte for byte: those with an error, and those that end with a question. "
+        "With the clean ones that is all but blank lines.",
         "repaired": "The clean lines, and those that a small repair made good: NUL bytes, merged messages, a last "
         "message without a reply.",
     }
+    drop = st.toggle(
+        f"Drop repetitions: {len(report.duplicates):,} lines equal an earlier one",
+        key=key("drop"),
+        help="They go to the rejected ones.",
+        disabled=report.duplicates.is_empty(),
+    )
     for part in PARTS:
         st.markdown(words[part])
         st.download_button(
             f"Download {part}.jsonl",
-            partial(_exported, report, part),
+            partial(_exported, report, part, drop),
             f"{part}.jsonl",
             "application/jsonl",
             key=key(part),
@@ -324,12 +356,12 @@ def files(report: Report) -> None:
     st.caption("In a terminal: nanochat dataset_inspector FILE --clean clean.jsonl --rejects rejected.jsonl")
 
 
-def _exported(report: Report, part: str) -> io.BytesIO:
+def _exported(report: Report, part: str, drop: bool) -> io.BytesIO:
     """The lines of a part, in a form that is handed on without a copy."""
     from nanochat.analysis.dataset_inspector import export
 
     file = io.BytesIO()
-    export(report, part, file.write)
+    export(report, part, file.write, drop_duplicates=drop)
     return file
 
 

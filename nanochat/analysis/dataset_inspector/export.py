@@ -28,6 +28,8 @@ PARTS = ("clean", "rejected", "repaired")
 # Faults after which nobody can say what was meant, so nothing is guessed.
 _BEYOND_REPAIR = mask_of("invalid_utf8", "dup_key")
 _BLANK = KINDS["blank_line"].mask
+_DUPLICATE = KINDS["duplicate"].mask  # in a line's mask only where an export shall drop repetitions
+_OUT = REFUSED | _DUPLICATE
 
 
 def export_issues(report: Report, target: Path) -> int:
@@ -68,24 +70,43 @@ class Exported:
 
 
 def export_file(
-    report: Report, part: str, target: Path, watch: Callable[[Progress], None] = lambda p: None
+    report: Report,
+    part: str,
+    target: Path,
+    watch: Callable[[Progress], None] = lambda p: None,
+    *,
+    drop_duplicates: bool = False,
 ) -> Exported:
     """Write one of PARTS to a file, which replaces an older one. Raises InspectorError and CheckpointError."""
     require_other(report, target)
     found: list[Exported] = []
-    publish(stage(target, lambda file: found.append(export(report, part, file.write, watch))))
+
+    def produce(file: Any) -> None:
+        found.append(export(report, part, file.write, watch, drop_duplicates=drop_duplicates))
+
+    publish(stage(target, produce))
     return found[0]
 
 
 def export(
-    report: Report, part: str, write: Callable[[bytes], object], watch: Callable[[Progress], None] = lambda p: None
+    report: Report,
+    part: str,
+    write: Callable[[bytes], object],
+    watch: Callable[[Progress], None] = lambda p: None,
+    *,
+    drop_duplicates: bool = False,
 ) -> Exported:
-    """Hand the lines of one of PARTS to `write`, some megabytes at a time. Raises InspectorError."""
+    """Hand the lines of one of PARTS to `write`, some megabytes at a time. Raises InspectorError.
+
+    drop_duplicates: a line that equals an earlier one is rejected, not clean.
+    """
+    repeated = report.duplicates["row"].implode()
+    again = pl.col("row").is_in(repeated).cast(pl.UInt32) * (_DUPLICATE if drop_duplicates else 0)
     counts: Counter[str] = Counter()
     lines = size = done = 0
     for number, source in enumerate(report.sources):
         kinds = report.index.collect(
-            report.index.scan().filter(pl.col("file") == number).select("row", "kinds").sort("row")
+            report.index.scan().filter(pl.col("file") == number).sort("row").select(kinds=pl.col("kinds") | again)
         )["kinds"].to_list()
         for block in blocks(source):
             if block.overlong:
@@ -111,12 +132,12 @@ def _chosen(report: Report, block: Block, kinds: list[int], part: str, counts: C
         if mask & _BLANK:
             continue
         if part == "rejected":
-            if mask & REFUSED:
+            if mask & _OUT:
                 yield line + b"\n"
             continue
-        if not mask & REFUSED:
+        if not mask & _OUT:
             yield plain(line, number) + b"\n"
-        elif part == "repaired":
+        elif part == "repaired" and not mask & _DUPLICATE:
             repaired, done = repair(line, report.options.profile, first=number == 1)
             if repaired is not None:
                 counts.update(done)
