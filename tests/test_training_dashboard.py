@@ -209,6 +209,8 @@ def test_a_plateau_and_a_divergence_are_told_apart(tmp_path: Path) -> None:
     assert 80 <= found["plateau"][0] <= 120
     rising = [record(s, 5 - 3 * s / 200 if s < 200 else 2 + 2 * (s - 200) / 200) for s in range(400)]
     assert set(kinds(tmp_path / "rising", rising)) == {"divergence"}
+    noisy = [record(s, 2.0 + (1.5 if s % 4 == 0 else 0.0)) for s in range(20)] + [record(20, 4.5), record(21, 4.0)]
+    assert not kinds(tmp_path / "noisy", noisy), "two updates at the end decide nothing"
     broken = [*falling(50), record(50, None, events=["diverged", "not_finite"])]
     assert kinds(tmp_path / "broken", broken)["divergence"] == [50]
 

@@ -284,3 +284,18 @@ def test_an_empty_folder_and_one_without_a_good_step(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint that can be used") as error:
         helper.inspect(run)
     assert "\n" not in str(error.value)
+
+
+@needs_fixtures
+@pytest.mark.parametrize(
+    ("run", "target"),
+    [
+        ("nanochat_2025_11_06/chatsft_checkpoints/d2", 11),  # 12 steps from 0 on
+        ("nanochat_2026_07_03/chatsft_checkpoints/d4", 12),  # 24 batches, two to an update
+        ("nanochat_2026_07_03/chatrl_checkpoints/d4", 3),
+    ],
+)
+def test_fine_tunings_that_nanochat_ended_are_complete(run: str, target: int) -> None:
+    report = helper.inspect(FIXTURES / run)
+    assert (report.target, report.remaining, report.progress) == (target, 0, 1.0)
+    assert report.insights[0].startswith("The run is complete")

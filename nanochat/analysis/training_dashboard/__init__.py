@@ -21,6 +21,7 @@ from nanochat.analysis.training_dashboard.curve import (
 )
 from nanochat.analysis.training_dashboard.follow import Follower
 from nanochat.analysis.training_dashboard.history import History, open_log, open_run, open_upload, told_apart
+from nanochat.analysis.training_dashboard.horizon import steps_in_all
 from nanochat.analysis.training_dashboard.levels import Level, levels, phase_at, schedule_of
 from nanochat.analysis.training_dashboard.marks import Mark, marks, told
 from nanochat.analysis.training_dashboard.report import (
@@ -36,5 +37,5 @@ from nanochat.analysis.training_dashboard.report import (
 __all__ = [
     "AXES", "METRICS", "DashboardError", "Figure", "Follower", "History", "Level", "Look", "Mark", "Summary",
     "available", "curve", "encoded", "export", "extent", "levels", "marks", "open_log", "open_run", "open_upload",
-    "phase_at", "place_of", "progress", "schedule_of", "summary", "told", "told_apart", "write",
+    "phase_at", "place_of", "progress", "schedule_of", "steps_in_all", "summary", "told", "told_apart", "write",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 import polars as pl
 
 from nanochat import durable, metrics, paths
+from nanochat.analysis.training_dashboard.horizon import steps_in_all
 from nanochat.checkpoint_files import CheckpointError, find_optimizer, location, meta_name, shown
 from nanochat.checkpoint_manager import read_meta
 from nanochat.checkpoint_runs import list_steps
@@ -60,13 +61,14 @@ class History:
 
     @property
     def horizon(self) -> int | None:
-        """How many steps the run was to have, where that is known."""
-        known = self.frame["total_steps"].drop_nulls()
-        if len(known):
-            return int(known[-1])
-        steps = (self.meta.get("lab") or {}).get("horizon") or {}
-        value = steps.get("steps") if isinstance(steps, dict) else None
-        return value if type(value) is int and value > 0 else None
+        """The step of the run's end, where that is known."""
+        return self.target[0]
+
+    @property
+    def target(self) -> tuple[int | None, str]:
+        """The step of the run's end, and how that is known."""
+        printed = self.frame["total_steps"].drop_nulls()
+        return steps_in_all(self.stage, self.meta, self.facts, int(printed[-1]) if len(printed) else None)
 
 
 def kept(history: History, name: str, work: Callable[[History], Found]) -> Found:

@@ -8,7 +8,6 @@ Every rule compares medians of stretches, so that one odd step decides nothing:
 - slow: a stretch with less than 70 % of the usual speed
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from nanochat.analysis.training_dashboard.levels import phases
 
 SPIKE_DISTANCE, SPIKE_SHARE, MOST_SPIKES = 6.0, 0.05, 10
 PARTS, PLATEAU_SHARE, PLATEAU_FALL = 40, 0.15, 0.01
-DIVERGED = 0.25  # of what had been learnt, lost again
+DIVERGED, LEAST = 0.25, 5  # of what had been learnt, lost again; updates whose median says so
 SLOW, MOST_SLOW = 0.7, 5
 BACK = "Go back to a checkpoint before it and take a lower learning rate."
 BLOCK = 200  # steps over which the usual distance is taken
@@ -96,8 +95,9 @@ def _divergence(history: History) -> Iterator[Mark]:
     if len(bad):
         sentence = f"Step {bad[0]:,}: a figure is no number any more (NaN or infinity). "
         yield Mark("divergence", bad[0], bad[0], "no number", sentence + BACK)
-    parts = _medians(points_of(history, "train_loss").rename({"train_loss": "loss"}))
-    if parts.height < 8:
+    losses = points_of(history, "train_loss").rename({"train_loss": "loss"})
+    parts = _medians(losses, min(PARTS, losses.height // LEAST))
+    if parts.height < 4:
         return
     first, best, last = (float(value) for value in (parts["loss"][0], min(parts["loss"]), parts["loss"][-1]))
     if last - best > DIVERGED * (first - best) and last > 1.1 * best:
@@ -160,10 +160,10 @@ def _plateau(losses: pl.DataFrame) -> Iterator[Mark]:
 
 def _medians(rows: pl.DataFrame, parts: int = PARTS) -> pl.DataFrame:
     """start, end and median loss of equal parts; rows: step, loss."""
-    size = max(math.ceil(rows.height / parts), 1)
+    parts = max(min(parts, rows.height), 1)
     return (
         rows.with_row_index("row")
-        .group_by(pl.col("row") // size, maintain_order=True)
+        .group_by(pl.col("row").cast(pl.Int64) * parts // rows.height, maintain_order=True)
         .agg(start=pl.col("step").first(), end=pl.col("step").last(), loss=pl.col("loss").median())
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from nanochat import paths
-from nanochat.analysis.training_dashboard import History, open_run, phase_at, schedule_of
+from nanochat.analysis.training_dashboard import History, open_run, phase_at, schedule_of, steps_in_all
 from nanochat.checkpoint_files import (
     CheckpointError,
     location,
@@ -158,14 +158,9 @@ def _target(
             f"the run has a budget of {horizon['seconds']:,.0f} seconds, not a number of steps",
             horizon["seconds"],
         )
-    if type(horizon.get("steps")) is int and horizon["steps"] > 0:
-        return horizon["steps"], "recorded with the checkpoint", None
-    iterations = (meta.get("user_config") or {}).get("num_iterations")
-    if type(iterations) is int and iterations > 0:
-        return iterations, "--num-iterations of the run", None
-    if history is not None and history.horizon:
-        return history.horizon, "printed in the log", None
-    return None, "it stands neither in the meta file nor in a log (--target-steps N says it)", None
+    if history is not None:
+        return *history.target, None
+    return *steps_in_all(None, meta, {}, None), None
 
 
 def _speed(meta: Mapping[str, Any], history: History | None) -> tuple[float | None, str]:
@@ -236,8 +231,9 @@ def losses_of(history: History) -> pl.DataFrame:
 def _loss(history: History | None, step: int) -> float | None:
     if history is None:
         return None
-    rows = history.frame.filter(pl.col("step") <= step).select("train_loss", "smooth_loss")
-    known = rows["train_loss"].fill_null(rows["smooth_loss"]).drop_nulls()
+    rows = history.frame.filter(pl.col("step") <= step)
+    single = rows["train_loss"].drop_nulls()
+    known = single if len(single) else rows["smooth_loss"].drop_nulls()  # some logs print the average alone
     return float(known[-1]) if len(known) else None
 
 
