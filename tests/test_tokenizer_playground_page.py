@@ -79,11 +79,15 @@ def test_merges_step_by_step():
     page = opened("Merges")
     page.text_area(key=f"{PAGE}_text").set_value("little dogs").run()
     report = playground.replay(playground.open_place(playground.find_place(playground.EXAMPLE)), "little dogs")
-    assert page.slider(key=f"{PAGE}_step").value == report.steps
-    page.slider(key=f"{PAGE}_step").set_value(1).run()
+    assert page.slider(key=f"{PAGE}_step").value == 0
+    assert page.button(key=f"{PAGE}_undo").disabled
+    page.button(key=f"{PAGE}_play_arrow").click().run()
     row = report.frame.row(0, named=True)
     assert f"rank {row['rank']:,}: {row['left']} + {row['right']}" in words(page)
-    page.slider(key=f"{PAGE}_step").set_value(0).run()
+    page.slider(key=f"{PAGE}_step").set_value(report.steps).run()
+    assert page.button(key=f"{PAGE}_play_arrow").disabled
+    page.slider(key=f"{PAGE}_step").set_value(1).run()
+    page.button(key=f"{PAGE}_undo").click().run()
     assert f"Before any merge: {report.start} bytes" in words(page)
     page.text_area(key=f"{PAGE}_text").set_value("§").run()
     assert "nothing merges" in words(page)

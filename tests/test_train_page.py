@@ -87,6 +87,8 @@ def test_a_job_that_broke_says_why(state: str, said: str) -> None:
     assert said in words(page)
     assert "the disk is full <script>" in "\n".join(text.value for text in page.text)
     assert "\x1b" not in words(page)
+    page.button(key="train_back").click().run()
+    assert page.button(key="train_start").label == "Start"
 
 
 def test_settings_that_cannot_be_are_a_sentence_and_no_button() -> None:

@@ -30,7 +30,7 @@ def test_one_run_has_figures_marks_and_a_curve() -> None:
     assert [metric.value for metric in page.metric if metric.label in ("Step", "Val BPB")] == ["300", "1.2500"]
     shown = words(page)
     assert "Step 200: the loss jumped" in shown
-    assert "Cut off above: 30 near step 200" in shown
+    assert "Cut off above: 30 at step 200" in shown
 
 
 def test_several_runs_are_laid_over_each_other_and_a_part_is_a_link() -> None:

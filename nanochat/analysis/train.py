@@ -167,7 +167,8 @@ def _chat_sft(settings: Settings, speed: float | None) -> Plan:
         command += ["--force"]  # the page asks before the start
     seconds = settings.minutes * 60
     facts = {"kind": "chat_sft", "tag": tag, "stages": ["sft"], "seconds": seconds}
-    return Plan((tuple(command),), tag, None, None, seconds, facts)
+    parameters, tokens = _size_of_run(tag, speed, seconds)
+    return Plan((tuple(command),), tag, parameters, tokens, seconds, facts)
 
 
 def _flags(settings: Settings) -> list[str]:
@@ -180,6 +181,20 @@ def _size(config: Any, speed: float | None, seconds: float) -> tuple[int, int | 
 
     counts, flops = size_of(config)
     return counts["total"], None if speed is None else round(training_speed(speed, "cpu") / flops * seconds)
+
+
+def _size_of_run(tag: str, speed: float | None, seconds: float) -> tuple[int | None, int | None]:
+    """The same for a pretrained run of the workspace; (None, None) where its meta file does not tell."""
+    from nanochat.checkpoint_files import CheckpointError, meta_name
+    from nanochat.checkpoint_meta import read_meta
+    from nanochat.checkpoint_runs import find_last_step
+    from nanochat.gpt_config import GPTConfig
+
+    folder = paths.workspace() / paths.STAGE_FOLDERS["base"][0] / tag
+    try:
+        return _size(GPTConfig(**read_meta(folder / meta_name(find_last_step(folder)))["model_config"]), speed, seconds)
+    except (CheckpointError, FileNotFoundError, TypeError, ValueError):  # the training itself says what is wrong
+        return None, None
 
 
 def _free_tag(stage: str, name: str) -> str:

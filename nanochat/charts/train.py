@@ -32,7 +32,8 @@ def loss_curve(curve: pl.DataFrame, uniform: float | None, floor: float | None) 
         base.mark_line(opacity=0.3, strokeWidth=1, clip=True).encode(
             x=x, y=alt.Y("loss:Q", title="loss, nats a token", scale=scale), color=color
         ),
-        base.mark_line(strokeWidth=2, clip=True).encode(
+        # A single record is no line, so it is a point.
+        base.mark_line(strokeWidth=2, clip=True, point=len(curve) < 3).encode(
             x=x,
             y=alt.Y("smooth:Q", scale=scale),
             color=color,

@@ -216,13 +216,15 @@ def _test_facts(state: State) -> dict[str, Any]:
 
 def analysis_lines(found: lr_finder.Analysis) -> Iterator[str]:
     """The table of what was found."""
+    from nanochat.analysis.lr_finder import rate_text
+
     yield from ("=" * WIDTH, "LEARNING RATE ANALYSIS", "=" * WIDTH, "")
     yield f"Checkpoint directory: {location(found.folder) if found.folder else found.name}"
     yield f"Number of checkpoints analyzed: {found.checkpoints}"
     yield f"Number of steps analyzed: {found.steps:,}"
     yield from ("", f"Learning rate range{'' if found.rate == 'learning_rate' else f' ({found.unit})'}:")
-    yield f"  Min LR: {_rate(found.low)}"
-    yield f"  Max LR: {_rate(found.high)}"
+    yield f"  Min LR: {rate_text(found.low)}"
+    yield f"  Max LR: {rate_text(found.high)}"
     yield from ("", f"LR schedule type: {found.schedule.word}")
     yield f"  In detail: {found.schedule.detail}: {found.schedule.reason}"
     yield ""
@@ -231,7 +233,7 @@ def analysis_lines(found: lr_finder.Analysis) -> Iterator[str]:
     else:
         yield "Best checkpoint (lowest training loss):"
         yield f"  Step:          {found.best.step}{'' if found.best.saved else ' (not saved)'}"
-        yield f"  Learning rate: {_rate(found.best.rate)}"
+        yield f"  Learning rate: {rate_text(found.best.rate)}"
         yield f"  Train loss:    {found.best.loss:.4f}   ({found.best.source})"
     for problem in found.problems:
         yield f"Problem: {location(problem)}"
@@ -240,24 +242,24 @@ def analysis_lines(found: lr_finder.Analysis) -> Iterator[str]:
 
 def recommendation_lines(found: lr_finder.Analysis) -> Iterator[str]:
     """The table of what to try."""
-    from nanochat.analysis import lr_finder
+    from nanochat.analysis.lr_finder import ADVICE, rate_text
 
     yield from ("=" * WIDTH, "LEARNING RATE RECOMMENDATIONS", "=" * WIDTH, "")
     yield from ("Based on your training run analysis:", "")
     if found.best is not None and found.best.rate is not None:
-        yield f"1. Best observed learning rate: {_rate(found.best.rate)}"
+        yield f"1. Best observed learning rate: {rate_text(found.best.rate)}"
         yield "   This LR achieved the lowest training loss in your run."
     else:
         yield "1. Best observed learning rate: unknown"
     yield from (f"   {note}" for note in found.notes)
-    first, second = lr_finder.ADVICE[found.schedule.word]
+    first, second = ADVICE[found.schedule.word]
     yield from ("", f"2. Detected schedule: {found.schedule.word}", f"   {first}", f"   {second}")
     yield from ("", "3. For new experiments, try:")
     observed = found.best is not None and found.start == found.best.rate
     name = "best" if observed else "the highest"
     for bold, rate in found.advice:
         words = f"{BOLDNESS[bold]} {name}" if BOLDNESS[bold] else "observed best" if observed else "the run's highest"
-        yield f"   - {bold + ':':<13} {_rate(rate)} ({words})"
+        yield f"   - {bold + ':':<13} {rate_text(rate)} ({words})"
     if not found.advice:
         yield "   nothing can be said without a learning rate; a range test finds one: --range-test"
     yield from ("", "-" * WIDTH, "GENERAL RECOMMENDATIONS", "-" * WIDTH, "", *GENERAL.splitlines(), "", "=" * WIDTH)
@@ -299,10 +301,6 @@ def verdict_lines(found: lr_finder.Verdict) -> Iterator[str]:
         mark = " <- suggested" if factor == found.suggested else ""
         yield f"  {factor:>10.4g} {'diverged' if loss == float('inf') else f'{loss:.4f}':>16}{mark}"
     yield from ("", found.words)
-
-
-def _rate(rate: float | None) -> str:
-    return "unknown" if rate is None else f"{rate:.6f}"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from nanochat.analysis import checkpoint_browser as browser
 from nanochat.analysis.checkpoint_browser import INTEGRITY, BrowserError, Inspection, Listing, Reference, Rule
 from nanochat.checkpoint_files import CheckpointError
 from nanochat.paths import Root, readable_size
+from nanochat.ui.figures import figures
 from nanochat.ui.pickers import STAGES, pick_checkpoint
 from nanochat.ui.states import go_to
 from nanochat.ui.text import visible
@@ -62,13 +63,11 @@ def draw_list(found: Listing, roots: Sequence[Root]) -> None:
     rows = browser.sort_rows(found.frame, sort or "modified")
     rows = rows.filter(pl.col("stage").is_in(stages)) if stages else rows
     bad = rows.filter(pl.col("cause") != "")
-    figures = (
+    figures(
         ("Checkpoints", f"{len(rows):,}"),
         ("On disk", readable_size(int(rows["size"].sum()))),
         ("Broken or incomplete", f"{len(bad):,}"),
     )
-    for column, (name, value) in zip(st.columns(3), figures, strict=True):
-        column.metric(name, value)
     _table(rows.head(ROWS), roots)
     if len(rows) > ROWS:
         st.caption(f"The first {ROWS:,} of {len(rows):,}; sort or choose a stage to see others.")
@@ -152,9 +151,8 @@ def _inspected(one: Reference) -> None:
         st.subheader("Checkpoint", anchor=False)
         st.code(visible(one.id), language=None)
         _integrity(seen, full)
-        known = [figure for figure in seen.figures if figure.value is not None]
-        for column, figure in zip(st.columns(max(len(known[:4]), 1)), known[:4], strict=False):
-            column.metric(figure.name, f"{figure.value:,.6g}", help=f"{figure.unit}, from {visible(figure.source)}")
+        known = [figure for figure in seen.figures if figure.value is not None][:4]
+        figures(*((one.name, f"{one.value:,.6g}", f"{one.unit}, from {visible(one.source)}") for one in known))
         if seen.era:
             st.markdown(f"**{seen.era}**, {seen.counts['total']:,} parameters. How that was recognised:")
             for reason in seen.reasons:

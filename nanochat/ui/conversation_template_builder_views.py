@@ -9,10 +9,11 @@ from nanochat.analysis import conversation_template_builder as builder
 from nanochat.conversation import RULES, check
 from nanochat.ui.chips import Chip, chips
 from nanochat.ui.conversation_template_builder import PAGE
+from nanochat.ui.figures import figures
 from nanochat.ui.models import opened_once, stamp_of
 from nanochat.ui.pickers import pick_checkpoint
 from nanochat.ui.text import visible
-from nanochat.ui.tokenizer_playground import MASK_LEGEND, figures, mask_chips
+from nanochat.ui.tokenizer_playground import MASK_LEGEND, mask_chips
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from nanochat.paths import readable_size
+from nanochat.ui.figures import figures
 from nanochat.ui.text import visible
 
 if TYPE_CHECKING:
@@ -157,38 +158,45 @@ class _Watch:
 def show_summary(report: Report, origin: str) -> None:
     """The figures at the top."""
     tokens = report.tokens
-    with st.container(horizontal=True):  # two rows, so that none of them begins with what the other had no room for
-        st.metric("Lines", f"{report.lines:,}", border=True)
-        st.metric("Errors", f"{report.error_lines:,}", border=True, help="lines that have at least one")
-        st.metric("Warnings", f"{report.warning_lines:,}", border=True, help="lines that have some, and no error")
-        st.metric("Conversations", f"{report.conversations:,}", border=True, help="lines without an error")
-    with st.container(horizontal=True):
-        st.metric("Messages", f"{report.messages:,}", border=True)
-        if tokens is not None:
-            low, high = tokens.interval
-            how = "every one counted" if tokens.exact else f"estimated, 95 %: {low:,} to {high:,}"
-            st.metric("Tokens", f"{tokens.total:,}", border=True, help=how)
-            st.metric("Best length", f"{tokens.recommended:,}", border=True, help=f"recommended: {tokens.reason}")
+    figures(  # two rows, so that none of them begins with what the other had no room for
+        ("Lines", f"{report.lines:,}"),
+        ("Errors", f"{report.error_lines:,}", "lines that have at least one"),
+        ("Warnings", f"{report.warning_lines:,}", "lines that have some, and no error"),
+        ("Conversations", f"{report.conversations:,}", "lines without an error"),
+    )
+    counted: list[tuple[str, str, str]] = []
+    if tokens is not None:
+        low, high = tokens.interval
+        how = "every one counted" if tokens.exact else f"estimated, 95 %: {low:,} to {high:,}"
+        counted = [
+            ("Tokens", f"{tokens.total:,}", how),
+            ("Best length", f"{tokens.recommended:,}", f"recommended: {tokens.reason}"),
+        ]
+    figures(("Messages", f"{report.messages:,}"), *counted)
     if report.error_lines == 0:
         st.success("No errors. Every conversation can be read.", icon=":material/check:")
     secrets = sum(report.secret_counts.values())
     if secrets:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.secret_counts.items())
-        st.warning(f"{secrets:,} secrets are in this data set: {kinds}.", icon=":material/key:")
+        words = "1 secret is" if secrets == 1 else f"{secrets:,} secrets are"
+        st.warning(f"{words} in this data set: {kinds}.", icon=":material/key:")
     for note in (origin, *report.notes):
         st.caption(visible(note).replace("`", ""))
 
 
 def show_corpus(report: CorpusReport, origin: str) -> None:
     """The report on plain text."""
-    with st.container(horizontal=True):
-        st.metric("Documents", f"{report.documents:,}", border=True)
-        st.metric("Characters", f"{report.characters:,}", border=True)
-        if report.tokens is not None and report.interval is not None:
-            low, high = report.interval
-            st.metric("Tokens", f"{report.tokens:,}", border=True, help=f"estimated, 95 %: {low:,} to {high:,}")
-        st.metric("Duplicates", f"{report.duplicates:,}", border=True)
-        st.metric("Size", readable_size(report.size), border=True)
+    counted: list[tuple[str, str, str]] = []
+    if report.tokens is not None and report.interval is not None:
+        low, high = report.interval
+        counted = [("Tokens", f"{report.tokens:,}", f"estimated, 95 %: {low:,} to {high:,}")]
+    figures(
+        ("Documents", f"{report.documents:,}"),
+        ("Characters", f"{report.characters:,}"),
+        *counted,
+        ("Duplicates", f"{report.duplicates:,}"),
+        ("Size", readable_size(report.size)),
+    )
     if report.bad:
         st.error(f"{report.bad:,} lines hold no text.", icon=":material/error:")
         st.dataframe([{"file": visible(file), "line": line} for file, line in report.bad_lines[:ROWS]], hide_index=True)

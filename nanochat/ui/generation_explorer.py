@@ -17,6 +17,7 @@ from nanochat.analysis import generation_explorer as explorer
 from nanochat.analysis.generation_explorer import Session, Settings, TextReport, Token
 from nanochat.model_queue import ModelQueue
 from nanochat.ui.chips import Chip, chips, spell
+from nanochat.ui.figures import figures
 from nanochat.ui.models import Shared, open_shared, tell_waiting
 from nanochat.ui.pickers import Checkpoint
 from nanochat.ui.text import visible
@@ -307,9 +308,3 @@ def apart_chips(report: TextReport, apart: int | None, key: str) -> None:
     tokens = [Chip(chip.text, chip.id, chip.tooltip, style)
               for chip, style in zip(text_chips(report), styles, strict=True)]  # fmt: skip
     chips(tokens, key=key, label="Tokens")
-
-
-def figures(*rows: tuple[str, str]) -> None:
-    with st.container(horizontal=True):
-        for label, value in rows:
-            st.metric(label, value, border=True, width=150)

@@ -16,7 +16,7 @@ from nanochat.ui.roots import (
     run_rows,
     survey,
 )
-from nanochat.ui.states import go_to
+from nanochat.ui.states import go_to, next_button
 from nanochat.ui.text import visible
 
 PURPOSE = (
@@ -66,8 +66,9 @@ def _draw_pipeline(reports: list[RootReport]) -> None:
             go_to(stage.stem, stage.label)
     step = next_step(reports)
     with st.container(border=True):
-        st.markdown(f":material/flag: **Next:** {step.sentence}")
-        go_to(step.stem, step.label)
+        st.markdown(f"##### :material/flag: Next: {step.sentence}")
+        next_button(step.stem, step.label)
+        st.caption("Or in a terminal:")
         st.code(step.command, language=None, wrap_lines=True)
 
 

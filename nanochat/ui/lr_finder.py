@@ -12,6 +12,7 @@ from nanochat.checkpoint_files import CheckpointError
 from nanochat.errors import is_message
 from nanochat.jobs import JobError
 from nanochat.ui.errors import show_problem
+from nanochat.ui.figures import figures
 from nanochat.ui.pickers import base_dir_input, pick_run
 from nanochat.ui.text import visible
 
@@ -71,15 +72,12 @@ def show_run(run: Run) -> None:
     best = found.best
     st.markdown(f"**Schedule: {found.schedule.word}**")
     st.text(visible(f"{found.schedule.detail}: {found.schedule.reason}."))
-    figures = [
-        ("Lowest rate", _rate(found.low)),
-        ("Highest rate", _rate(found.high)),
-        ("Rate at the lowest loss", _rate(None if best is None else best.rate)),
+    figures(
+        ("Lowest rate", lr_finder.rate_text(found.low)),
+        ("Highest rate", lr_finder.rate_text(found.high)),
+        ("Rate at the lowest loss", lr_finder.rate_text(None if best is None else best.rate)),
         ("Lowest training loss", "unknown" if best is None else f"{best.loss:.4f}"),
-    ]
-    with st.container(border=True):
-        for column, (name, value) in zip(st.columns(4), figures, strict=True):
-            column.metric(name, value)
+    )
     step = None if best is None else best.step
     if found.points["rate"].null_count() < found.points.height:
         st.altair_chart(
@@ -97,14 +95,9 @@ def show_run(run: Run) -> None:
     first, second = lr_finder.ADVICE[found.schedule.word]
     st.markdown(f"**{found.schedule.word}**: {first} {second}")
     if found.advice:
-        for column, (name, rate) in zip(st.columns(3), found.advice, strict=True):
-            column.metric(name, _rate(rate))
+        figures(*((name, lr_finder.rate_text(rate)) for name, rate in found.advice))
     _problems(found.problems)
     st.code(shlex.join(["nanochat", PAGE, visible(str(run.folder))]), language=None, wrap_lines=True)
-
-
-def _rate(rate: float | None) -> str:
-    return "unknown" if rate is None else f"{rate:.6f}"
 
 
 def _problems(problems: tuple[str, ...]) -> None:
@@ -223,11 +216,17 @@ def _draw(job: jobs.Job, was_alive: bool) -> None:
     elif now.state == "stopped":
         st.info("Stopped; this is what it had.", icon=":material/stop:")
     if state.report is not None:
-        _report(state, now.alive)
+        _report(state, now)
+    if not now.alive:
+        st.button("Another test", key=key("another"), icon=":material/restart_alt:", on_click=_show_settings)
     if state.notes:
         with st.expander("What was tested"):
             for note in state.notes:
                 st.text(visible(note))
+
+
+def _show_settings() -> None:
+    st.session_state[key("job")] = ""
 
 
 def _stop_button(job: jobs.Job) -> None:
@@ -242,11 +241,12 @@ def _stop_button(job: jobs.Job) -> None:
         st.rerun(scope="fragment")
 
 
-def _report(state: lr_job.State, alive: bool) -> None:
+def _report(state: lr_job.State, now: jobs.Status) -> None:
     """Curves, suggestions, rates and the verdict."""
     from nanochat.charts import lr_finder as charts
 
     assert state.report is not None
+    cut_short = " (it was stopped before its end)" if now.state == "stopped" else ""
     for curve in state.report.curves:
         found = curve.suggestions
         title = "All groups" if curve.name == "all" else f"Group {curve.name}"
@@ -254,7 +254,7 @@ def _report(state: lr_job.State, alive: bool) -> None:
             alone = ", ".join("unclear" if one is None else f"{one:.3g}" for one in curve.by_seed)
             st.markdown(f"**{visible(title)}: factor {found.chosen:.4g}**, {found.why}. By seed: {alone}.")
         else:
-            st.markdown(f"**{visible(title)}: {'not decided yet' if alive else found.why}.**")
+            st.markdown(f"**{visible(title)}: {'not decided yet' if now.alive else found.why + cut_short}.**")
         st.altair_chart(
             charts.curve_chart(curve.name, curve.band, found.rates, found.chosen), height="content",
             alt=f"Loss over the factor on the learning rates, {title}",

@@ -9,6 +9,7 @@ from nanochat.analysis import model_calculator as calc
 from nanochat.analysis.model_calculator import Breakdown, CalculatorError, Plan
 from nanochat.analysis.model_calculator.gpus import names as gpu_names
 from nanochat.paths import readable_size
+from nanochat.ui.figures import figures
 from nanochat.ui.states import go_to
 
 PAGE = "model_calculator"
@@ -58,13 +59,11 @@ def draw_parameters(model: Breakdown) -> None:
     """How many, where, and by which formula."""
     from nanochat.charts.model_calculator import parts_chart
 
-    figures = (
+    figures(
         ("Parameters", f"{model.total:,}"),
         ("Multiplied with every token", f"{model.matrices:,}"),
         ("FLOPs a token", f"{calc.flops_per_token(model):,}"),
     )
-    for column, (name, value) in zip(st.columns(3), figures, strict=True):
-        column.metric(name, value)
     rows = [
         {
             "part": part.name, "parameters": part.total, "share": part.total / model.total, "kind": part.kind,
@@ -189,14 +188,12 @@ def draw_training(model: Breakdown) -> None:
         help="What nanochat would take, to begin with.",
     )  # fmt: skip
     run = calc.training(model, int(billions * 1e9), 2**19, None, on, int(devices), mfu, price)
-    figures = (
+    figures(
         ("Time", _clock(run.seconds)),
         ("Cost", f"${run.dollars or 0:,.2f}"),
         ("Tokens a second", f"{run.tokens_a_second:,.0f}"),
         ("Total FLOPs", f"{run.flops:.3g}"),
     )
-    for column, (name, value) in zip(st.columns(4), figures, strict=True):
-        column.metric(name, value)
     st.markdown(
         f"nanochat would take **{wanted / 1e9:,.2f} billion tokens**: {rule}. Each parameter would see "
         f"{run.tokens / model.total:,.1f} tokens of yours; Chinchilla's rule is 20."
@@ -228,14 +225,12 @@ def draw_budget() -> None:
         st.warning(f"It buys nothing: {found.reason}.", icon=":material/warning:")
         return
     st.markdown(f"### Depth {found.depth}")
-    figures = (
+    figures(
         ("Parameters", f"{found.model.total / 1e9:,.3f} billion"),
         ("Tokens", f"{found.training.tokens / 1e9:,.2f} billion"),
         ("Time", _clock(found.training.seconds)),
         ("Cost", f"${found.training.dollars or 0:,.2f}"),
     )
-    for column, (name, value) in zip(st.columns(4), figures, strict=True):
-        column.metric(name, value)
     st.caption(f"The newest nanochat, trained for as long as its own rule says. The limit: {found.reason}.")
     go_to("train", "Train one here")
 

@@ -17,6 +17,13 @@ def go_to(stem: str, label: str | None = None, query: dict[str, str] | None = No
         st.page_link(str(page.file), label=label or page.title, icon=page.icon, query_params=query)
 
 
+def next_button(stem: str, label: str) -> None:
+    """The same as the one thing that stands out on a page."""
+    page = catalog.find(stem)
+    if page is not None and st.button(label, type="primary", icon=page.icon, key=f"go_to_{stem}"):
+        st.switch_page(str(page.file))
+
+
 def nothing_yet(
     headline: str, missing: str, command: Sequence[str] | str, leads_to: Sequence[str] = ("train",)
 ) -> None:

@@ -12,6 +12,7 @@ from nanochat.analysis import tokenizer_playground as playground
 from nanochat.analysis.conversation_template_builder import Supervision, multi, supervision
 from nanochat.analysis.tokenizer_playground import Known, Place, TextReport
 from nanochat.ui.chips import Chip, chips
+from nanochat.ui.figures import figures
 from nanochat.ui.states import go_to
 from nanochat.ui.text import visible
 
@@ -144,7 +145,7 @@ def draw_merges(known: Known) -> None:
     )
     if not report.steps:
         st.info("No pair of this text is in the vocabulary, so nothing merges.")
-    step = st.slider("Merge", 0, report.steps, report.steps, key=f"{PAGE}_step") if report.steps else 0
+    step = _pick_step(report.steps) if report.steps else 0
     if step:
         row = report.frame.row(step - 1, named=True)
         st.text(
@@ -166,6 +167,22 @@ def draw_merges(known: Known) -> None:
         st.altair_chart(chart, alt="Tokens left after each merge")
         with st.expander("All merges"):
             st.dataframe(report.frame, hide_index=True, alt="All merges of this text")
+
+
+def _pick_step(steps: int) -> int:
+    """How many merges are done: a slider, and a step either way."""
+    widget = f"{PAGE}_step"
+    at = min(int(st.session_state.get(widget, 0)), steps)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        step = st.slider("Merges done", 0, steps, 0, key=widget)
+        for words, icon, to in (("Back", "undo", at - 1), ("Next merge", "play_arrow", at + 1)):
+            st.button(words, key=f"{PAGE}_{icon}", icon=f":material/{icon}:", disabled=not 0 <= to <= steps,
+                      on_click=_jump, args=(to,))  # fmt: skip
+    return step
+
+
+def _jump(step: int) -> None:
+    st.session_state[f"{PAGE}_step"] = step
 
 
 def _raw(part: bytes) -> str:
@@ -293,13 +310,6 @@ def mask_chips(report: Supervision) -> list[Chip]:
         style = "cut" if cut else "supervised" if supervised else "context"
         found.append(Chip(shown, number, "\n".join(filter(None, words)), style))
     return found
-
-
-def figures(*rows: tuple[str, str, str | None]) -> None:
-    """Metrics that wrap on a narrow screen."""
-    with st.container(horizontal=True):
-        for label, value, help_text in rows:
-            st.metric(label, value, help=help_text, border=True)
 
 
 def show_missing(missing: list[Place]) -> None:

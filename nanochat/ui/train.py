@@ -7,11 +7,13 @@ import streamlit as st
 from nanochat import jobs
 from nanochat.analysis import train
 from nanochat.analysis.train import CORPORA, KINDS, Follower, Plan, Progress, Settings
+from nanochat.ui.figures import figures
 from nanochat.ui.pickers import runs_by_id
 from nanochat.ui.states import go_to
 from nanochat.ui.text import visible
 
 PAGE = "train"
+JOB = f"{PAGE}_job"  # of the choice, on the page and in the address
 POINTS = 600
 MORE = {  # flag -> (what it is, placeholder): what base_train and chat_sft share and a beginner need not know
     "matrix-lr": ("Learning rate of the matrices", "0.02"),
@@ -73,7 +75,9 @@ def _corpus_input() -> tuple[str, str]:
     )  # fmt: skip
     if corpus != "file":
         return corpus or "stories", ""
-    path = st.text_input("Its path on this machine (.txt, .jsonl, or a folder)", key=f"{PAGE}_file")
+    path = st.text_input(
+        "Its path on this machine (.txt, .jsonl, or a folder)", key=f"{PAGE}_file", persist_state="session"
+    )
     upload = st.file_uploader("Or upload one", type=["txt", "jsonl"], key=f"{PAGE}_upload")
     if upload is None or path:
         return corpus, path
@@ -96,13 +100,16 @@ def _more(kind: str) -> tuple[str, int, dict[str, str]]:
     """(tag, seed, flags) from what most people leave as it is."""
     with st.expander("More"):
         tag = (
-            "" if kind == "chat_sft" else st.text_input("Name of the run", key=f"{PAGE}_tag", placeholder="a free one")
+            ""
+            if kind == "chat_sft"
+            else st.text_input("Name of the run", key=f"{PAGE}_tag", placeholder="a free one", persist_state="session")
         )
-        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key=f"{PAGE}_seed", help="The same seed, the same start.")
+        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key=f"{PAGE}_seed", persist_state="session",
+                               help="The same seed, the same start.")  # fmt: skip
         flags = {}
         if kind != "demo":
             for flag, (words, placeholder) in MORE.items():
-                value = st.text_input(words, key=f"{PAGE}_{flag}", placeholder=placeholder).strip()
+                value = st.text_input(words, key=f"{PAGE}_{flag}", placeholder=placeholder, bind="query-params").strip()
                 if value:
                     flags[flag] = value
             st.caption("All flags there are: the command below takes them in a terminal.")
@@ -112,17 +119,12 @@ def _more(kind: str) -> tuple[str, int, dict[str, str]]:
 def show_plan(plan: Plan) -> None:
     """What the settings come to, before the start."""
     with st.container(border=True):
-        for column, (name, value) in zip(st.columns(3), _figures(plan), strict=True):
-            column.metric(name, value)
+        figures(
+            ("Parameters", "not known" if plan.parameters is None else f"{plan.parameters:,}"),
+            ("Tokens, about", "not known" if plan.tokens is None else _short(plan.tokens)),
+            ("Time, about", _clock(plan.seconds)),
+        )
         st.code(plan.shell, language=None, wrap_lines=True)
-
-
-def _figures(plan: Plan) -> list[tuple[str, str]]:
-    return [
-        ("Parameters", "as the base model" if plan.parameters is None else f"{plan.parameters:,}"),
-        ("Tokens, about", "by its speed" if plan.tokens is None else _short(plan.tokens)),
-        ("Time, about", _clock(plan.seconds)),
-    ]
 
 
 def _short(number: float) -> str:
@@ -184,9 +186,8 @@ def visible_lines(lines: tuple[str, ...]) -> str:
 def _bar(job: jobs.Job, progress: Progress) -> None:
     total = float(job.facts.get("seconds") or 60.0)
     gone = time.time() - job.begun
-    left = max(total - gone, 0.0)
-    words = f"{progress.title or 'starting'}, {_clock(left)} left" if left else f"{progress.title}, about to end"
-    st.progress(min(gone / total, 1.0), text=words)
+    time_left = f"{_clock(total - gone)} left" if gone < total else f"{_clock(gone - total)} longer than thought"
+    st.progress(min(gone / total, 1.0), text=f"{progress.title or 'Starting'}, {time_left}")
 
 
 def _curve(progress: Progress) -> None:
@@ -199,16 +200,14 @@ def _curve(progress: Progress) -> None:
 
     trained = curve.filter(pl.col("smooth").is_not_null())  # the last record of a stage has no batch, so no loss
     last = (trained if len(trained) else curve).row(-1, named=True)
-    known = curve.filter(pl.col("bpb").is_not_null() & (pl.col("stage") == "base"))
+    known = curve.filter(pl.col("bpb").is_not_null() & (pl.col("stage") == curve["stage"][0]))
     bpb = None if known.is_empty() else known["bpb"][-1]
-    figures = [
-        ("Updates", f"{last['step']:,}"),
-        ("Loss, nats a token", "" if last["smooth"] is None else f"{last['smooth']:.3f}"),
-        ("Bits a byte, new text", "not yet" if bpb is None else f"{bpb:.4f}"),
-        ("Tokens a second", "" if last["speed"] is None else f"{last['speed']:,.0f}"),
-    ]
-    for column, (name, value) in zip(st.columns(4), figures, strict=True):
-        column.metric(name, value or "–")
+    figures(
+        ("Updates", f"{last['step'] + (last['smooth'] is not None):,}", "The first is step 0 of the curve."),
+        ("Loss, smoothed", last["smooth"] and f"{last['smooth']:.3f}", "Nats a token, a running mean of the updates."),
+        ("Bits a byte, so far", bpb and f"{bpb:.4f}", "On text it was not trained on, at the last evaluation."),
+        ("Tokens a second", last["speed"] and f"{last['speed']:,.0f}"),
+    )
     thin = train.thinned(curve, POINTS)
     st.altair_chart(
         loss_curve(thin, progress.uniform, progress.floor_nats), alt="Training loss over time", height="content"
@@ -245,6 +244,7 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
         st.error(words[now.state], icon=":material/error:")
         if progress.lines:
             st.text(visible(progress.lines[-1]))
+        st.button("Back to the settings", key=f"{PAGE}_back", icon=":material/arrow_back:", on_click=_show_settings)
         return
     if progress.report is not None:
         _report(progress.report)
@@ -256,18 +256,21 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
     st.code(f"nanochat chat_cli -i {stage} -g {visible(str(tag))}", language=None)
 
 
+def _show_settings() -> None:
+    st.session_state[JOB] = ""
+
+
 def _report(report: object) -> None:
     """The demo's figures, each with its meaning."""
     if not isinstance(report, dict):
         return
     writing = report.get("writing") or {}
-    figures = [("Bits a byte, new text", f"{report['val_bpb']:.4f}")]
-    if report.get("floor") is not None:
-        figures.append(("The floor", f"{report['floor']:.4f}"))
-    figures.append(("A 5-gram model", f"{report['ngram_bpb']:.4f}"))
-    if writing:
-        figures.append(("Stories all right, of 100", str(writing["accepted"])))
-    for column, (name, value) in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(name, value)
+    floor = report.get("floor")
+    figures(
+        ("Bits a byte, judged", f"{report['val_bpb']:.4f}", "Of new texts, each read alone from its beginning."),
+        *([] if floor is None else [("The floor", f"{floor:.4f}", "No model gets below it.")]),
+        ("A 5-gram model", f"{report['ngram_bpb']:.4f}", "That counts which tokens follow which four."),
+        *([("Stories all right, of 100", str(writing["accepted"]))] if writing else []),
+    )
     for question, answer in report.get("answers") or ():
         st.text(visible(f"{question}  {answer}"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from nanochat.ui.figures import figures as tiles
 from nanochat.ui.states import go_to, nothing_yet
 from nanochat.ui.text import visible
 from nanochat.ui.training_dashboard_runs import POINTS, key, opened
@@ -115,18 +116,19 @@ def figures(runs: Sequence[dashboard.History]) -> None:
         st.dataframe(rows, hide_index=True, alt="The last figures of each run")
         return
     one = found[0]
-    shown = [
-        ("Step", None, f"{one.step or 0:,}" + (f" of {one.horizon:,}" if one.horizon else "")),
+    known = (
         ("Train loss", one.train_loss, ".4f"), ("Val BPB", one.val_bpb, ".4f"), ("Best val BPB", one.best, ".4f"),
         ("Learning rate", one.learning_rate, ".1e"), ("Tokens a second", one.speed, ",.0f"),
-    ]  # fmt: skip
-    for column, (name, figure, form) in zip(st.columns(len(shown)), shown, strict=True):
-        if figure is None:
-            column.metric(name, form)
-        else:
-            value = "–" if figure.value is None else f"{figure.value:{form}}"
-            at = "" if figure.step is None else f"Step {figure.step:,}: "
-            column.metric(name, value, help=visible(at + figure.source).replace("_", r"\_"))
+    )  # fmt: skip
+    step = f"{one.step or 0:,}" + (f" of {one.horizon:,}" if one.horizon else "")
+    tiles(("Step", step), *(_tile(name, figure, form) for name, figure, form in known))
+
+
+def _tile(name: str, figure: dashboard.Figure, form: str) -> tuple[str, str | None, str]:
+    """A figure with where it comes from."""
+    at = "" if figure.step is None else f"Step {figure.step:,}: "
+    value = None if figure.value is None else f"{figure.value:{form}}"
+    return name, value, visible(at + figure.source).replace("_", r"\_")
 
 
 def _lines(run: dashboard.History, metric: str) -> list[tuple[str, float]]:
@@ -147,6 +149,8 @@ def _levels(run: dashboard.History) -> tuple[Any, Any]:
 
 
 def _curve(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look, log_y: bool) -> None:
+    import polars as pl
+
     from nanochat.analysis import training_dashboard as dashboard
     from nanochat.charts.training_dashboard import curve_chart
 
@@ -166,8 +170,20 @@ def _curve(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look,
         alt=f"{dashboard.METRICS[metric]} over {dashboard.AXES[look.axis]}",
     )  # fmt: skip
     if top is not None and float(points["high"].max()) > top:  # type: ignore[arg-type]
-        row = points.row(points["high"].arg_max() or 0, named=True)
-        st.caption(f"Cut off above: {row['high']:.3g} near step {row['step']:,}. *Log values* shows it whole.")
+        cut = points.filter(pl.col("high") > top).sort("high", descending=True)
+        highest = "; ".join(_cut(runs, *row) for row in cut.head(3).select("run", "high").rows())
+        more = f"; and {len(cut) - 3:,} more" if len(cut) > 3 else ""
+        st.caption(visible(f"Cut off above: {highest}{more}.") + " *Log values* shows all of it.")
+
+
+def _cut(runs: Sequence[dashboard.History], name: str, value: float) -> str:
+    """A loss above the chart's end, with its step."""
+    import polars as pl
+
+    run = next(run for run in runs if run.name == name)
+    steps = run.frame.filter(pl.col("train_loss") == value)["step"].to_list()
+    place = f" at step {steps[0]:,}" if steps else ""
+    return f"{value:.3g}{place}" + (f" of {name}" if len(runs) > 1 else "")
 
 
 def _top(runs: Sequence[dashboard.History], points: pl.DataFrame, metric: str) -> float | None:

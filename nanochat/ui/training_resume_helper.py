@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from nanochat.ui.errors import show_problem
+from nanochat.ui.figures import figures
 from nanochat.ui.pickers import base_dir_input, runs_by_id
 from nanochat.ui.states import go_to, nothing_yet
 from nanochat.ui.text import visible
@@ -65,15 +66,13 @@ def show(run: Run, step: int | None) -> None:
 
 
 def _figures(report: helper.Report) -> None:
-    shown = [
+    figures(
         ("Checkpoint", f"step {report.step:,}"),
-        ("Progress", "–" if report.progress is None else f"{report.progress:.1%}"),
-        ("Updates left", "–" if report.remaining is None else f"{report.remaining:,}"),
-        ("Time left, about", "–" if report.remaining_seconds is None else _clock(report.remaining_seconds)),
-        ("Phase", report.phase or "–"),
-    ]
-    for column, (name, value) in zip(st.columns(len(shown)), shown, strict=True):
-        column.metric(name, value)
+        ("Progress", None if report.progress is None else f"{report.progress:.1%}"),
+        ("Updates left", None if report.remaining is None else f"{report.remaining:,}"),
+        ("Time left, about", None if report.remaining_seconds is None else _clock(report.remaining_seconds)),
+        ("Phase", report.phase),
+    )
     if report.progress is not None:
         st.progress(min(report.progress, 1.0))
     st.caption(visible(f"End: {report.target_reason}. Speed: {report.speed_reason}."))

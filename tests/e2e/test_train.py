@@ -24,7 +24,7 @@ def first_model(app: str, browser, minutes: str, patience: float):
     page.goto(f"{app}/train?train_minutes={minutes}")
     page.get_by_text("nanochat demo --budget").wait_for()
     page.get_by_role("button", name="Start").click()
-    page.get_by_text(re.compile(", .+ left$|about to end")).first.wait_for()
+    page.get_by_text(re.compile(", .+ left$|longer than thought")).first.wait_for()
     page.get_by_test_id("stMetric").filter(has_text="Updates").wait_for(timeout=patience)
     earlier = updates(page)
     page.wait_for_function(

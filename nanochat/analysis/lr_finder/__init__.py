@@ -9,7 +9,7 @@ In a terminal: nanochat lr_finder base_checkpoints/d20 --range-test
 """
 
 from nanochat.analysis.lr_finder.rules import RULES, RangeTestError, Suggestions, suggest
-from nanochat.analysis.lr_finder.run import ADVICE, Analysis, Best, analyse, analysis_of
+from nanochat.analysis.lr_finder.run import ADVICE, Analysis, Best, analyse, analysis_of, rate_text
 from nanochat.analysis.lr_finder.schedule import WORDS, Recognised, recognise
 from nanochat.analysis.lr_finder.subject import STARTS, Subject, open_subject
 from nanochat.analysis.lr_finder.sweeping import ALL, POINTS, Curve, Point, RangeTest, Settings, range_test, sweep
@@ -18,5 +18,6 @@ from nanochat.analysis.lr_finder.trials import STEPS, Trial, TrialStep, Verdict,
 __all__ = [
     "ADVICE", "ALL", "POINTS", "RULES", "STARTS", "STEPS", "WORDS", "Analysis", "Best", "Curve", "Point", "RangeTest",
     "RangeTestError", "Recognised", "Settings", "Subject", "Suggestions", "Trial", "TrialStep", "Verdict", "analyse",
-    "analysis_of", "open_subject", "range_test", "recognise", "short_runs", "suggest", "sweep", "trial", "verdict",
+    "analysis_of", "open_subject", "range_test", "rate_text", "recognise", "short_runs", "suggest", "sweep", "trial",
+    "verdict",
 ]  # fmt: skip

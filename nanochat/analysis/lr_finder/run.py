@@ -154,3 +154,14 @@ def _thinned(points: pl.DataFrame) -> pl.DataFrame:
     if points.height <= MOST_POINTS:
         return points
     return points.gather_every(-(-points.height // MOST_POINTS))
+
+
+def rate_text(rate: float | None) -> str:
+    """A learning rate for people: six decimals, and more where they would show nothing of it.
+
+    >>> rate_text(0.02), rate_text(3e-7), rate_text(None)
+    ('0.020000', '3.00e-07', 'unknown')
+    """
+    if rate is None:
+        return "unknown"
+    return f"{rate:.6f}" if rate == 0 or abs(rate) >= 1e-4 else f"{rate:.2e}"
