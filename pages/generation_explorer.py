@@ -51,7 +51,7 @@ def main() -> None:
         if view == VIEWS[1]:
             several.draw_comparison(work, settings, most)
         elif view == VIEWS[2]:
-            several.draw_counting(model, work, settings, most)
+            several.draw_counting(model, work, settings)
         else:
             views.draw_writing(work, settings, most)
         with st.expander("About this model"):

@@ -13,7 +13,7 @@ from nanochat.paths import TagError
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.shell import heading
 from nanochat.ui.text import visible
-from nanochat.ui.train import JOB, PAGE, machine_speed, settings_form, show_job, show_plan
+from nanochat.ui.train import JOB_KEY, PAGE, machine_speed, settings_form, show_job, show_plan
 
 REFUSALS = (TrainError, TagError, JobError, CheckpointError)  # sentences for the person who chose
 
@@ -21,20 +21,20 @@ REFUSALS = (TrainError, TagError, JobError, CheckpointError)  # sentences for th
 def _job_picker(known: list[jobs.Job]) -> jobs.Job | None:
     """The job to show: the one in the address, else one that runs. The address has its id, the screen its title."""
     by_id = {job.id: job for job in known}
-    if JOB not in st.session_state:
+    if JOB_KEY not in st.session_state:
         running = next((job.id for job in known if jobs.status(job).alive), "")
-        asked = st.query_params.get(JOB, running)
-        st.session_state[JOB] = asked if asked in by_id else ""
+        asked = st.query_params.get(JOB_KEY, running)
+        st.session_state[JOB_KEY] = asked if asked in by_id else ""
     chosen = st.selectbox(
         "Trainings",
         ["", *by_id],
-        key=JOB,
+        key=JOB_KEY,
         format_func=lambda job_id: visible(_label(by_id[job_id])) if job_id else "a new one",
     )
     if chosen:
-        st.query_params[JOB] = chosen
+        st.query_params[JOB_KEY] = chosen
     else:
-        st.query_params.pop(JOB, None)
+        st.query_params.pop(JOB_KEY, None)
     return by_id.get(chosen or "")
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     heading(PAGE, "Train a model on this machine. It goes on if you close this page; come back and it is here.")
     started = st.session_state.pop(f"{PAGE}_next", None)
     if started is not None:
-        st.session_state[JOB] = started
+        st.session_state[JOB_KEY] = started
     with errors_as_sentences("looking at the trainings"):
         known = jobs.all_jobs(KINDS)
         job = _job_picker(known) if known else None

@@ -113,7 +113,9 @@ def _about(names: "pl.DataFrame", report: Look, layer: int, head: int | None) ->
     window = report.windows[layer]
     reach = f" It sees {window + 1:,} tokens at most: a sliding window." if 0 <= window < report.shape[2] - 1 else ""
     if head is None:
-        return f"The mean over the {report.shape[1]} heads of layer {layer}.{reach}"
+        off = [f"{layer}.{one}" for one in range(report.shape[1]) if (layer, one) in report.off]
+        gone = f" Switched off, and still in the mean: {', '.join(off)}." if off else ""
+        return f"The mean over the {report.shape[1]} heads of layer {layer}.{reach}{gone}"
     row = names.row(layer * report.shape[1] + head, named=True)
     label, share = row["label"], row["score"]
     what = f"“{label}”, {share:.0%}: {attention.TESTS[label]}." if label else "no measured name."
@@ -180,7 +182,7 @@ def draw_lesson() -> None:
 
 
 def _tag(row: dict) -> str:
-    return f"{row['label']} {row['score']:.2f}" if row["label"] else ""
+    return f"{row['label']} {row['score']:.2f}" if row["label"] else "no name"
 
 
 def draw_arcs(model: Shared, report: Look) -> None:

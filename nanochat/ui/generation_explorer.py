@@ -241,13 +241,13 @@ def draw_step(work: Work, settings: Settings, tokens: list[Token], report: TextR
     frame = step.candidates
     choices = [
         Chip(f"{_broken(text)} {p:.1%}", number, f"rank {rank:,}\nmodel alone {p_model:.3%}\n{_fate(cut)}",
-             "special" if taken else "context" if cut else "token")
+             "special" if taken else "context" if cut else "plain")
         for rank, number, text, p_model, p, cut, taken in frame.select(
             "rank", "id", "text", "p_model", "p", "cut", "taken"
         ).iter_rows()
     ]  # fmt: skip
     forced = chips(choices, key=f"{PAGE}_candidates", label="Candidates", pick=True,
-                   legend={"special": "taken", "token": "kept", "context": "cut"})  # fmt: skip
+                   legend={"special": "taken", "plain": "kept", "context": "cut"})  # fmt: skip
     if forced is not None and not frame["taken"][forced]:
         _force(work, tokens, [frame["id"][forced]], _broken(frame["text"][forced]))
     with st.form(f"{PAGE}_other", clear_on_submit=True, border=False):

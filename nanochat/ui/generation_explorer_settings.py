@@ -8,11 +8,12 @@ import streamlit as st
 
 from nanochat.analysis import generation_explorer as explorer
 from nanochat.analysis.generation_explorer import Settings
-from nanochat.ui.generation_explorer import PAGE, PIECE, Opened, Work, apart_chips, grow
+from nanochat.ui.generation_explorer import MOST_TOKENS, PAGE, PIECE, Opened, Work, apart_chips, grow
 from nanochat.ui.models import tell_waiting
 
 NAMES = {"temperature": "Temperature", "top_k": "Top-k", "top_p": "Top-p", "min_p": "Min-p"}
 COUNTED = f"{PAGE}_counted"
+STORY_TOKENS = 110  # more than any built-in story under the tokenizer of the demo
 
 
 def _values(view: str) -> tuple[str, list[float]]:
@@ -67,15 +68,18 @@ def draw_comparison(work: Work, settings: Settings, most: int) -> None:
         st.dataframe(result.frame, hide_index=True, alt="The texts and their figures")
 
 
-def draw_counting(model: Opened, work: Work, settings: Settings, most: int) -> None:
+def draw_counting(model: Opened, work: Work, settings: Settings) -> None:
     """Many texts under each value of one setting, counted."""
     from nanochat.charts import generation_explorer as charts
 
     name, values = _values("count")
     samples = st.slider("Texts of each", 4, 64, 16, 4, key=f"{PAGE}_samples", bind="query-params")
-    if model.stories and not work.prompt.chat:
+    judged = model.stories and not work.prompt.chat
+    most = st.slider("Tokens of each, at most", 10, MOST_TOKENS, STORY_TOKENS if judged else 50, 10,
+                     key=f"{PAGE}_count_tokens", bind="query-params")  # fmt: skip
+    if judged:
         st.caption("This model knows the built-in stories, so their grammar says which texts are right. A story has "
-                   "about 100 tokens; a text that is cut off is none.")  # fmt: skip
+                   "80 to 95 tokens; a text that is cut off is none.")  # fmt: skip
     asked = (work.key, settings, name, tuple(values), samples, most)
     if st.button("Write and count", type="primary", key=f"{PAGE}_count", icon=":material/casino:", disabled=not values):
         bar = st.progress(0.0, "Writing")
@@ -86,7 +90,7 @@ def draw_counting(model: Opened, work: Work, settings: Settings, most: int) -> N
         with work.queue.seat(partial(tell_waiting, st.empty())):
             result = explorer.statistics(
                 model.engine, work.prompt, settings, values, name=name, samples=samples, max_tokens=most,
-                judged=model.stories, progress=tell, in_turns=work.queue.in_turns,
+                judged=judged, progress=tell, in_turns=work.queue.in_turns,
             )  # fmt: skip
         bar.empty()
         st.session_state[COUNTED] = (asked, result)

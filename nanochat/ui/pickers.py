@@ -14,6 +14,7 @@ from nanochat.paths import Root, expand, folder_problem, roots
 from nanochat.ui.states import nothing_yet
 from nanochat.ui.text import visible
 
+LAST_RUN = "last_run"  # in the session: what another page worked with, so that this one begins with it
 STAGES = {"base": "pretrained", "mid": "mid-trained", "sft": "fine-tuned", "rl": "after RL"}
 
 
@@ -94,23 +95,29 @@ def pick_run(
         wanted = " or ".join(STAGES[stage] for stage in stages) if len(stages) < len(STAGES) else "trained"
         nothing_yet("No model yet", f"This page opens a {wanted} model, and there is none.", "nanochat demo")
         return None
+    box, picked = f"{page}_run", f"{page}_picked"
     # What this page worked with before, or what the address asked for; the box forgets a run that is not there.
-    before = st.session_state.get(f"{page}_picked", st.query_params.get(f"{page}_run"))
+    before = st.session_state.get(picked, st.query_params.get(box))
+    last = st.session_state.get(LAST_RUN)
+    first: str = last if last in fitting else next(iter(fitting))
+    if st.session_state.get(box) is None and box not in st.query_params:
+        st.session_state[box] = first
     name = st.selectbox(
         "Run",
         list(fitting),
-        key=f"{page}_run",
+        None,  # no default, so that the address names the run even where nobody chose it: a new run would be another
+        key=box,
         format_func=visible,  # the address holds what is shown, so what is shown is the id
         bind="query-params",
-    )
+    ) or first  # fmt: skip
     st.caption(STAGES[fitting[name][1].stage])
     known = {visible(one) for one in fitting} | set(fitting)
     if before is not None and before not in known:
-        st.session_state[f"{page}_picked"] = before
+        st.session_state[picked] = before
         st.warning(f"The run {visible(before)} is not there. Choose one above.", icon=":material/warning:")
         if not st.button(f"Go on with {visible(name)}", key=f"{page}_go_on"):
             return None
-    st.session_state[f"{page}_picked"] = name
+    st.session_state[picked] = st.session_state[LAST_RUN] = name
     return fitting[name]
 
 

@@ -13,7 +13,7 @@ from nanochat.ui.states import go_to
 from nanochat.ui.text import visible
 
 PAGE = "train"
-JOB = f"{PAGE}_job"  # of the choice, on the page and in the address
+JOB_KEY = f"{PAGE}_job"  # of the choice, on the page and in the address
 POINTS = 600
 MORE = {  # flag -> (what it is, placeholder): what base_train and chat_sft share and a beginner need not know
     "matrix-lr": ("Learning rate of the matrices", "0.02"),
@@ -257,7 +257,7 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
 
 
 def _show_settings() -> None:
-    st.session_state[JOB] = ""
+    st.session_state[JOB_KEY] = ""
 
 
 def _report(report: object) -> None:
