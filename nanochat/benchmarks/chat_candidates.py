@@ -175,6 +175,8 @@ def page(lab: Path, model: str, tokens: dict[int, int]) -> Iterator[Candidate]:
             tab.get_by_text(re.compile("to the first")).wait_for()
             times = tab.evaluate("window.reply")
             seconds = (times["last"] - times["first"]) / 1000
+            if not seconds:
+                sys.exit("the page drew a whole reply at once, so it has no speed; take a larger model, as in -g d4")
             return Measured((times["first"] - times["begun"]) / 1000, (tokens[seed] - 1) / seconds, tokens[seed])
 
         yield reply

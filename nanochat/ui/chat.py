@@ -20,6 +20,7 @@ from nanochat.ui.text import visible
 
 PAGE = "chat"
 REDRAW = 0.1  # seconds between two drawings of a reply: what an eye follows, and what a browser keeps up with
+SENT = 0.03  # seconds until what was drawn is on its way: a rerun throws away what still waits to be sent
 WHO = {"user": "what you said", "model": "the model chose it", "tool": "a tool put it there"}
 STYLES = {"user": "plain", "model": "supervised", "tool": "context"}
 AVATARS = {"user": ":material/person:", "assistant": ":material/smart_toy:"}
@@ -240,6 +241,7 @@ def _stream(
         finally:
             pieces.close()
     draw()
+    time.sleep(SENT)
 
 
 def take_away(mine: Talk, system: str, continuation: bool) -> None:
