@@ -13,6 +13,8 @@ import pytest
 
 from nanochat.analysis import training_dashboard as dashboard
 from nanochat.analysis.training_dashboard.levels import unigram_entropy
+from nanochat.charts import in_place
+from nanochat.charts.training_dashboard import curve_chart
 from nanochat.checkpoint_runs import find_runs
 from nanochat.dataset import Dataset, Texts
 from nanochat.metrics import MetricsError
@@ -317,3 +319,20 @@ def test_folders_that_hold_no_run_are_refused_in_a_sentence(tmp_path: Path) -> N
 def test_a_look_that_cannot_be_is_refused(look: dict[str, Any]) -> None:
     with pytest.raises(dashboard.DashboardError):
         dashboard.Look(**look)
+
+
+def test_parts_of_a_curve_differ_in_their_data_alone(tmp_path: Path) -> None:
+    """So a browser changes the data of the chart it has, and builds no other."""
+    run = dashboard.open_run(written(tmp_path, falling(2000)))
+
+    def drawn(low: float | None, lines: list[tuple[str, float]]) -> tuple[dict[str, Any], dict[str, pl.DataFrame]]:
+        points = dashboard.curve([run], "train_loss", dashboard.Look(low=low))
+        marks = pl.DataFrame({"x": [points["x"][0]], "y": [9.0], "kind": ["spike"], "title": ["t"], "sentence": ["s"]})
+        spec = in_place(curve_chart(points, "steps", "loss", lines=lines, marks=marks[: 1 if low else 0]))
+        return spec, spec.pop("datasets")
+
+    whole, part = drawn(None, [("ln V", 7.1)]), drawn(900, [])
+    assert whole[0] == part[0]
+    assert [list(data) for data in (whole[1], part[1])] == [[f"data {n}" for n in range(4)]] * 2
+    assert part[1]["data 0"]["x"][0] >= 900 > whole[1]["data 0"]["x"][0]
+    assert part[1]["data 3"]["y"][0] == part[1]["data 1"]["y"][1] < 9.0, "a mark beyond the axis stands at its end"

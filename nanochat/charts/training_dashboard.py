@@ -44,32 +44,37 @@ def curve_chart(
     runs = points["run"].unique(maintain_order=True).to_list()
     low, high = _range(points, lines, log_y, top)
     x_scale = alt.Scale(type="log", nice=False) if log_x else alt.Scale(zero=False, nice=False)
-    y_scale = alt.Scale(type="log" if log_y else "linear", domain=[low, high], nice=False)
+    # The axis ends where the data do, and `ends` is data: another part of a curve has the same specification.
+    y_scale = alt.Scale(type="log" if log_y else "linear", zero=False, nice=False)
+    ends = alt.Chart(pl.DataFrame({"y": [low, high]})).mark_point(size=0, opacity=0)
     x = alt.X("x:Q", title=x_title, scale=x_scale, axis=alt.Axis(format="~s", grid=True))
+    y = alt.Y("low:Q", title=y_title, scale=y_scale, axis=alt.Axis(grid=True))
     color = _color(runs)
     dash = alt.StrokeDash("run:N", title=None, legend=None, sort=runs)
     tooltip = [
         alt.Tooltip("run:N", title="run"),
         alt.Tooltip("step:Q", title="update", format=","),
         alt.Tooltip("value:Q", title="smoothed", format=".4~g"),
-        alt.Tooltip("low:Q", title="lowest here", format=".4~g"),
-        alt.Tooltip("high:Q", title="highest here", format=".4~g"),
+        alt.Tooltip("lowest:Q", title="lowest here", format=".4~g"),
+        alt.Tooltip("highest:Q", title="highest here", format=".4~g"),
     ]
     data = points.filter(pl.col("low") > 0) if log_y else points
-    base = alt.Chart(data)
-    y = alt.Y("low:Q", title=y_title, scale=y_scale, axis=alt.Axis(grid=True))
     few = data.height <= 60 * max(len(runs), 1)
     every = data.select((pl.col("low") == pl.col("high")).all()).item()  # each point is one step
+    base = alt.Chart(
+        data.with_columns(pl.col("low", "high", "value").clip(low, high), lowest=pl.col("low"), highest=pl.col("high"))
+    )
     layers: list[Any] = [
-        base.mark_line(opacity=0.5, strokeWidth=1, clip=True).encode(x=x, y=y, color=color)
+        base.mark_line(opacity=0.5, strokeWidth=1).encode(x=x, y=y, color=color)
         if every
-        else base.mark_area(opacity=0.3, clip=True).encode(x=x, y=y, y2="high:Q", color=color),
-        base.mark_line(strokeWidth=2, clip=True, point=few).encode(
+        else base.mark_area(opacity=0.3).encode(x=x, y=y, y2="high:Q", color=color),
+        base.mark_line(strokeWidth=2, point=few).encode(
             x=x, y=alt.Y("value:Q", scale=y_scale), color=color, strokeDash=dash, tooltip=tooltip
         ),
+        ends.encode(y=alt.Y("y:Q", scale=y_scale)),
+        *_rules([(words, value) for words, value in lines if low <= value <= high], low, high, y_scale),
     ]
-    layers += [layer for words, value in lines if low <= value <= high for layer in _rule(value, words, y_scale)]
-    if marks is not None and len(marks):
+    if marks is not None:
         inside = marks.with_columns(pl.col("y").clip(low, high))
         shape = alt.Shape("kind:N", legend=None, scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())))
         layers.append(
@@ -162,16 +167,18 @@ def _range(
     return (0.0 if low >= 0 and low - room < 0 else low - room), high + room
 
 
-def _rule(value: float, words: str, scale: Any) -> list[Any]:
-    """A dashed line across the chart, with its meaning on it."""
+def _rules(lines: Sequence[tuple[str, float]], low: float, high: float, scale: Any) -> list[Any]:
+    """Dashed lines across the chart, each with its meaning on it; near the lower end, where the curve is above it,
+    below it. low and high: the ends of the axis."""
     import altair as alt
 
-    data = alt.Chart(pl.DataFrame({"y": [value], "words": [words]}))
-    low, high = scale.domain
-    below = value - low < 0.2 * (high - low)  # down there the curve is above the line, so the words go below it
-    return [
-        data.mark_rule(strokeDash=[6, 4], color=GREY).encode(y=alt.Y("y:Q", scale=scale)),
-        data.mark_text(align="right", dy=8 if below else -6, color=GREY, fontSize=12).encode(
-            x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="words:N"
-        ),
+    rows = [{"y": value, "words": words, "below": value - low < 0.2 * (high - low)} for words, value in lines]
+    data = alt.Chart(pl.DataFrame(rows, {"y": pl.Float64, "words": pl.String, "below": pl.Boolean}))
+    y = alt.Y("y:Q", scale=scale)
+    texts = [
+        data.transform_filter(words)
+        .mark_text(align="right", dy=offset, color=GREY, fontSize=12)
+        .encode(x=alt.value("width"), y=y, text="words:N")
+        for words, offset in (("datum.below", 8), ("!datum.below", -6))
     ]
+    return [data.mark_rule(strokeDash=[6, 4], color=GREY).encode(y=y), *texts]

@@ -196,6 +196,7 @@ def _curve(progress: Progress) -> None:
         return
     import polars as pl
 
+    from nanochat.charts import in_place
     from nanochat.charts.train import bpb_curve, loss_curve
 
     trained = curve.filter(pl.col("smooth").is_not_null())  # the last record of a stage has no batch, so no loss
@@ -209,9 +210,8 @@ def _curve(progress: Progress) -> None:
         ("Tokens a second", last["speed"] and f"{last['speed']:,.0f}"),
     )
     thin = train.thinned(curve, POINTS)
-    st.altair_chart(
-        loss_curve(thin, progress.uniform, progress.floor_nats), alt="Training loss over time", height="content"
-    )
+    chart = in_place(loss_curve(thin, progress.uniform, progress.floor_nats))
+    st.vega_lite_chart(spec=chart, alt="Training loss over time", height="content")
     if len(known) > 1:
         with st.expander("Bits a byte on new text"):
             st.altair_chart(bpb_curve(known, progress.floor), alt="Bits a byte at each evaluation", height="content")

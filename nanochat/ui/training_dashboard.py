@@ -152,6 +152,7 @@ def _curve(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look,
     import polars as pl
 
     from nanochat.analysis import training_dashboard as dashboard
+    from nanochat.charts import in_place
     from nanochat.charts.training_dashboard import curve_chart
 
     points = dashboard.curve(runs, metric, look)
@@ -161,14 +162,15 @@ def _curve(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look,
         return
     lines = _lines(runs[0], metric) if len(runs) == 1 and look.low is None and look.high is None else []
     top = _top(runs, points, metric) if not log_y and look.low is None else None
-    st.altair_chart(
-        curve_chart(
-            points, dashboard.AXES[look.axis], dashboard.METRICS[metric], log_x=look.log_x, log_y=log_y, lines=lines,
-            marks=_marks(runs, points, look), top=top,
-        ),
+    chart = curve_chart(
+        points, dashboard.AXES[look.axis], dashboard.METRICS[metric], log_x=look.log_x, log_y=log_y, lines=lines,
+        marks=_marks(runs, points, look), top=top,
+    )  # fmt: skip
+    st.vega_lite_chart(
+        spec=in_place(chart),
         height="content",
         alt=f"{dashboard.METRICS[metric]} over {dashboard.AXES[look.axis]}",
-    )  # fmt: skip
+    )
     if top is not None and float(points["high"].max()) > top:  # type: ignore[arg-type]
         cut = points.filter(pl.col("high") > top).sort("high", descending=True)
         highest = "; ".join(_cut(runs, *row) for row in cut.head(3).select("run", "high").rows())
@@ -212,7 +214,8 @@ def _marks(runs: Sequence[dashboard.History], points: pl.DataFrame, look: dashbo
             y = near["high"] if mark.kind == "spike" else near["value"]
             rows.append({"run": run.name, "x": x, "y": y, "kind": mark.kind, "title": mark.title,
                          "sentence": mark.sentence})  # fmt: skip
-    return pl.DataFrame(rows)
+    text = ("run", "kind", "title", "sentence")
+    return pl.DataFrame(rows, {"run": pl.String, "x": pl.Float64, "y": pl.Float64} | dict.fromkeys(text, pl.String))
 
 
 def _overview(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look) -> None:
