@@ -6,24 +6,13 @@ from nanochat.analysis import chat
 from nanochat.paths import kernels_problem
 from nanochat.ui.chat import PAGE, meter, open_model, say, settings, show_messages, take_away, talk, write
 from nanochat.ui.errors import errors_as_sentences, show_problem
-from nanochat.ui.pickers import base_dir_input, pick_checkpoint, runs_by_id
+from nanochat.ui.pickers import base_dir_input, pick_checkpoint
 from nanochat.ui.shell import heading
 from nanochat.ui.text import visible
 
 
-def _prefer_one_that_talks(extra: str | None) -> None:
-    """Without a choice in the address, begin with a model of ours, one that has learned to answer if there is any."""
-    if f"{PAGE}_run" in st.session_state or f"{PAGE}_run" in st.query_params:
-        return
-    rank = {stage: number for number, stage in enumerate(("base", "mid", "sft", "rl"))}
-    found = {name: (root.ours, rank[run.stage]) for name, (root, run) in runs_by_id(extra).items() if run.steps}
-    if found:
-        st.session_state[f"{PAGE}_run"] = max(found, key=lambda name: found[name])
-
-
 def _chat(extra: str | None) -> None:
-    _prefer_one_that_talks(extra)
-    chosen = pick_checkpoint(PAGE, extra=extra)
+    chosen = pick_checkpoint(PAGE, extra=extra, talking=True)
     if chosen is None:
         return
     mine = talk()

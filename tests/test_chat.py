@@ -1,5 +1,6 @@
 """The chat page's state: what is kept, what fits, what is exported, and that a conversation is never changed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,17 @@ def test_what_does_not_fit_is_dropped_from_the_beginning_an_exchange_at_a_time(
     assert with_system.dropped > prompt.dropped
     assert "Be kind." in loaded.tokenizer.decode(with_system.ids)
     assert 0 < prompt.share <= 1
+
+
+def test_an_answered_exchange_that_fills_the_context_is_no_error(loaded: LoadedModel, lesson: chat.Messages) -> None:
+    asked = chat.say((), "what now " * 12)
+    prompt = fit(loaded, asked)
+    reply = replace(lesson[1], ids=lesson[1].ids[:1] * (CONTEXT - len(prompt.ids)), model="sft/tiny@60")
+    full = fit(loaded, (*asked, reply))
+    assert (full.ids, full.dropped, full.share) == ([], 2, 0.0)
+    following = fit(loaded, chat.say((*asked, reply), "x"))
+    assert following.dropped == 2
+    assert following.ids
 
 
 @pytest.mark.parametrize("size", [CONTEXT * 2, 3_000_000])

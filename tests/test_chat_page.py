@@ -16,6 +16,7 @@ from nanochat.engine import Engine
 from nanochat.generation import EngineError
 from nanochat.gpt import GPT
 from nanochat.ui.chat import PAGE
+from nanochat.ui.pickers import LAST_RUN
 from tests import page_support
 from tests.chat_support import ANSWER, QUESTION, SUM, taught
 from tests.page_support import words
@@ -225,3 +226,19 @@ def test_a_run_that_is_gone_is_told_and_no_other_model_answers(lab: Path, tmp_pa
     page.button(key=f"{PAGE}_go_on").click().run()
     assert page.chat_input
     assert [message.text for message in talk(page)] == said
+
+
+def test_a_page_begins_with_a_run_that_answers_and_others_with_the_last_one(lab: Path) -> None:
+    shutil.copytree(lab / "chatsft_checkpoints", lab / "base_checkpoints")
+    shutil.copytree(lab / "chatsft_checkpoints", lab / "chatrl_checkpoints")
+    st.cache_data.clear()
+    assert opened().selectbox(key=f"{PAGE}_run").value == "rl/tiny"
+
+    def beginning(stem: str, last: str) -> str:
+        page = page_support.opened(stem, {}, {"shell": True, LAST_RUN: last})
+        return str(page.selectbox(key=f"{stem}_run").value)
+
+    assert beginning(PAGE, "sft/tiny") == "sft/tiny"
+    assert beginning(PAGE, "base/tiny") == "rl/tiny", "a base model does not answer"
+    assert beginning("generation_explorer", "rl/tiny") == "rl/tiny"
+    assert beginning("generation_explorer", "base/gone") == "base/tiny"

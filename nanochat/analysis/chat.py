@@ -126,8 +126,9 @@ def fit(
 ) -> Prompt:
     """The conversation as a prompt that leaves room for `reserve` tokens, without the exchanges that do not fit.
 
-    At most half of the context is kept free. A reply's own tokens are used where this model wrote it.
-    Raises ChatError where the last message alone does not fit.
+    At most half of the context is kept free. A reply's own tokens are used where this model wrote it. A last exchange
+    that fills the context is left out too, once it is answered. Raises ChatError where a last message of the user does
+    not fit alone.
     """
     longest = max(tokenizer.token_bytes())
     room = context - min(max(reserve, 1), context // 2)
@@ -141,6 +142,8 @@ def fit(
         ids = prompt_ids(tokenizer, turns[start:], "" if continuation else system, continuation=continuation)
         if len(ids) <= room:
             return Prompt(ids, start, context)
+    if len(ids) >= context and messages[-1].role == "assistant":
+        return Prompt([], len(messages), context)
     if len(ids) >= context:
         raise ChatError(_too_long(f"{len(ids):,} tokens", context))
     return Prompt(ids, starts[-1], context)

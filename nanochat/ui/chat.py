@@ -12,10 +12,10 @@ from nanochat.analysis.chat import Message, Messages, Prompt
 from nanochat.errors import is_message
 from nanochat.kept_cache import KeptCache, Shelf
 from nanochat.reply import Part, Reply, Sampling, shared_engine
-from nanochat.ui import catalog
 from nanochat.ui.chips import Chip, chips
 from nanochat.ui.models import Shared, open_shared, tell_waiting
 from nanochat.ui.pickers import Checkpoint
+from nanochat.ui.states import OFFERED, go_to
 from nanochat.ui.text import visible
 
 PAGE = "chat"
@@ -261,9 +261,5 @@ def take_away(mine: Talk, system: str, continuation: bool) -> None:
             st.download_button("Export JSONL", chat.export(mine.messages, system), "chat.jsonl", "application/jsonl",
                                key=f"{PAGE}_export", icon=":material/download:", on_click="ignore",
                                help="The conversation builder opens it, and chat_sft trains on it.")  # fmt: skip
-            builder = catalog.find("conversation_template_builder")
-            if builder is not None and st.button("Open in the builder", key=f"{PAGE}_builder", icon=builder.icon):
-                from nanochat.ui.conversation_template_builder import load
-
-                load(chat.as_conversation(mine.messages, system))
-                st.switch_page(str(builder.file))
+            st.session_state[OFFERED] = chat.as_conversation(mine.messages, system)
+            go_to("conversation_template_builder", "Open in the builder", {"conversation_template_builder_from": PAGE})

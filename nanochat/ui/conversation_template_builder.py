@@ -15,7 +15,7 @@ from nanochat.analysis import conversation_template_builder as builder
 from nanochat.analysis.train import KINDS
 from nanochat.conversation import PARTS, ROLES
 from nanochat.ui.errors import errors_as_sentences
-from nanochat.ui.states import go_to
+from nanochat.ui.states import OFFERED, go_to
 from nanochat.ui.text import visible
 
 PAGE = "conversation_template_builder"
@@ -97,6 +97,8 @@ def draw_editor() -> None:
     """All turns, and what can be done with them."""
     if TURNS not in st.session_state:
         load(TEMPLATES["Simple"]())
+    if st.query_params.pop(f"{PAGE}_from", None) is not None and OFFERED in st.session_state:
+        load(st.session_state.pop(OFFERED))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         for name, make in TEMPLATES.items():
             st.button(name, key=f"{PAGE}_template_{name}", on_click=_use, args=(make,), icon=":material/note_add:")

@@ -84,7 +84,7 @@ def draw_truncation(tokenizer: "Tokenizer", value: builder.Conversation) -> None
 
 def draw_loss(value: builder.Conversation) -> None:
     """The loss of every token under a checkpoint."""
-    chosen = pick_checkpoint(PAGE)
+    chosen = pick_checkpoint(PAGE, talking=True)
     if chosen is None:
         return
     loaded = opened_once(str(chosen.folder), chosen.step, stamp_of(chosen.folder, chosen.step))

@@ -87,9 +87,12 @@ def runs_by_id(extra: str | None = None) -> dict[str, tuple[Root, Run]]:
 
 
 def pick_run(
-    page: str, *, stages: tuple[str, ...] = tuple(STAGES), extra: str | None = None
+    page: str, *, stages: tuple[str, ...] = tuple(STAGES), extra: str | None = None, talking: bool = False
 ) -> tuple[Root, Run] | None:
-    """A run with at least one complete checkpoint; None, and an explanation on the page, where there is none."""
+    """A run with at least one complete checkpoint; None, and an explanation on the page, where there is none.
+
+    talking: begin with one that has learnt to answer, if there is any.
+    """
     fitting = {name: pair for name, pair in runs_by_id(extra).items() if pair[1].steps and pair[1].stage in stages}
     if not fitting:
         wanted = " or ".join(STAGES[stage] for stage in stages) if len(stages) < len(STAGES) else "trained"
@@ -98,8 +101,7 @@ def pick_run(
     box, picked = f"{page}_run", f"{page}_picked"
     # What this page worked with before, or what the address asked for; the box forgets a run that is not there.
     before = st.session_state.get(picked, st.query_params.get(box))
-    last = st.session_state.get(LAST_RUN)
-    first: str = last if last in fitting else next(iter(fitting))
+    first = _first(fitting, talking)
     if st.session_state.get(box) is None and box not in st.query_params:
         st.session_state[box] = first
     name = st.selectbox(
@@ -121,11 +123,20 @@ def pick_run(
     return fitting[name]
 
 
+def _first(fitting: dict[str, tuple[Root, Run]], talking: bool) -> str:
+    """The run that a page begins with: the one that another page worked with, else one of ours."""
+    last = st.session_state.get(LAST_RUN)
+    if last in fitting and not (talking and fitting[last][1].stage == "base"):
+        return str(last)
+    rank = ("base", "mid", "sft", "rl") if talking else ()
+    return max(fitting, key=lambda name: (fitting[name][0].ours, talking and rank.index(fitting[name][1].stage)))
+
+
 def pick_checkpoint(
-    page: str, *, stages: tuple[str, ...] = tuple(STAGES), extra: str | None = None
+    page: str, *, stages: tuple[str, ...] = tuple(STAGES), extra: str | None = None, talking: bool = False
 ) -> Checkpoint | None:
     """A run and one of its steps, the last unless another is chosen. None, and an explanation, where there is none."""
-    picked = pick_run(page, stages=stages, extra=extra)
+    picked = pick_run(page, stages=stages, extra=extra, talking=talking)
     if picked is None:
         return None
     root, run = picked

@@ -9,6 +9,8 @@ from nanochat.paths import roots
 from nanochat.ui import catalog
 from nanochat.ui.text import visible
 
+OFFERED = "offered_conversation"  # in the session: what a page gives the conversation builder to open
+
 
 def go_to(stem: str, label: str | None = None, query: dict[str, str] | None = None) -> None:
     """A link to another page, where that page exists; nothing where it does not."""

@@ -66,6 +66,11 @@ def test_a_tool_call_is_shown_and_every_token_is_the_terminals(start_app, browse
     settled(page)
     assert page.get_by_test_id("stChatMessage").nth(2).get_by_test_id("stText").inner_text() == hostile
     assert page.title() != "gone"
+    assert page.get_by_text("could not be answered").count() == 0
+    page.get_by_role("link", name="Open in the builder").click()
+    page.get_by_label("Text of turn 1").wait_for()
+    assert page.get_by_label("Text of turn 1").input_value() == QUESTION
+    assert page.get_by_label("Part 2 of turn 2", exact=True).input_value() == SUM
     assert page.complaints == []
     foreign = [url for url in page.requested if not url.startswith((address, "ws://127.0.0.1", "data:", "blob:"))]
     assert foreign == []
