@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; the order of .streamlit/config.toml.
 CATEGORIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+GREY = "#7A8794"  # of what is not data: lines to compare with, small curves
 SEQUENTIAL = "viridis"
 POINTS = 600  # of one line: more than a screen has pixels for, and a browser slows down
 FORMATS = (".png", ".svg")
@@ -52,6 +53,24 @@ def save(chart: "alt.TopLevelMixin", path: str | Path, figure: Sequence[str]) ->
         content = vl_convert.vegalite_to_svg(specification).encode()
     publish(stage_bytes(path, content))
     return f"Saved to {path}"
+
+
+def rules(lines: Sequence[tuple[str, float]], low: float, high: float, scale: Any) -> list[Any]:
+    """Dashed lines across the chart, each with its meaning on it; near the lower end, where the curve is above it,
+    below it. low and high: the ends of the axis."""
+    import altair as alt
+    import polars as pl
+
+    rows = [{"y": value, "words": words, "below": value - low < 0.2 * (high - low)} for words, value in lines]
+    data = alt.Chart(pl.DataFrame(rows, {"y": pl.Float64, "words": pl.String, "below": pl.Boolean}))
+    y = alt.Y("y:Q", scale=scale)
+    texts = [
+        data.transform_filter(words)
+        .mark_text(align="right", dy=offset, color=GREY, fontSize=12)
+        .encode(x=alt.value("width"), y=y, text="words:N")
+        for words, offset in (("datum.below", 8), ("!datum.below", -6))
+    ]
+    return [data.mark_rule(strokeDash=[6, 4], color=GREY).encode(y=y), *texts]
 
 
 def in_place(chart: Any) -> dict[str, Any]:

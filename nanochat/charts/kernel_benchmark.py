@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from nanochat.charts import CATEGORIES
+from nanochat.charts import CATEGORIES, GREY
 
 if TYPE_CHECKING:
     import altair as alt
@@ -42,7 +42,7 @@ def bars(table: pl.DataFrame) -> "alt.LayerChart":
             alt.Tooltip("over_reference:Q", title="times as fast as the reference", format=".2f"),
         ],
     )
-    spread = base.mark_rule(strokeWidth=2, color="#7A8794").encode(x="low:Q", x2="high:Q", y=y)
+    spread = base.mark_rule(strokeWidth=2, color=GREY).encode(x="low:Q", x2="high:Q", y=y)
     return alt.LayerChart(layer=[bar, spread]).properties(height=max(80, 34 * len(table)))
 
 
@@ -57,9 +57,7 @@ def roofline(points: pl.DataFrame, roof: pl.DataFrame) -> "alt.LayerChart":
     scale = alt.Scale(type="log")
     x = alt.X("intensity:Q", title="arithmetic intensity, FLOPs a byte", scale=scale)
     y = alt.Y("tflops:Q", title="TFLOP/s", scale=scale)
-    line = (
-        alt.Chart(roof).mark_line(color="#7A8794", strokeDash=[6, 4]).encode(x=x, y=y, detail=["device:N", "dtype:N"])
-    )
+    line = alt.Chart(roof).mark_line(color=GREY, strokeDash=[6, 4]).encode(x=x, y=y, detail=["device:N", "dtype:N"])
     dots = (
         alt.Chart(points)
         .mark_point(filled=True, size=90, opacity=0.9)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from nanochat.charts import CATEGORIES
+from nanochat.charts import CATEGORIES, GREY
 
 if TYPE_CHECKING:
     import altair as alt
 
-GREY = "#7A8794"
 BEST = CATEGORIES[5]
 
 

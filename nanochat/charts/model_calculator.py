@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from nanochat.charts import CATEGORIES
+from nanochat.charts import CATEGORIES, GREY
 
 if TYPE_CHECKING:
     import altair as alt
@@ -64,7 +64,7 @@ def memory_chart(items: pl.DataFrame, limit: float | None = None) -> "alt.LayerC
     return alt.LayerChart(
         layer=[
             bars,
-            rule.mark_rule(strokeDash=[6, 4], color="#7A8794").encode(x="x:Q"),
-            rule.mark_text(align="left", dx=6, dy=-6, color="#7A8794").encode(x="x:Q", y=alt.value(0), text="words:N"),
+            rule.mark_rule(strokeDash=[6, 4], color=GREY).encode(x="x:Q"),
+            rule.mark_text(align="left", dx=6, dy=-6, color=GREY).encode(x="x:Q", y=alt.value(0), text="words:N"),
         ]
     )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from nanochat.charts import CATEGORIES
+from nanochat.charts import CATEGORIES, rules
 
 if TYPE_CHECKING:
     import altair as alt
@@ -45,23 +45,10 @@ def loss_curve(curve: pl.DataFrame, uniform: float | None, floor: float | None) 
             ],
         ),
     ]
-    for value, words in ((uniform, "knows nothing: ln V"), (floor, "no model gets below this")):
-        if value is not None:
-            layers += _rule(value, f"{words} = {value:.2f}", scale)
+    known = ((uniform, "knows nothing: ln V"), (floor, "no model gets below this"))
+    lines = [(f"{words} = {value:.2f}", value) for value, words in known if value is not None]
+    layers += rules(lines, 0.0, float(top) * 1.05, scale)  # type: ignore[arg-type]
     return alt.LayerChart(layer=layers).properties(height=320)
-
-
-def _rule(value: float, words: str, scale: Any) -> list[Any]:
-    """A dashed line across the chart, with its meaning on it."""
-    import altair as alt
-
-    data = alt.Chart(pl.DataFrame({"y": [value], "words": [words]}))
-    return [
-        data.mark_rule(strokeDash=[6, 4], color="#7A8794").encode(y=alt.Y("y:Q", scale=scale)),
-        data.mark_text(align="right", dy=-6, color="#7A8794", fontSize=12).encode(
-            x=alt.value("width"), y=alt.Y("y:Q", scale=scale), text="words:N"
-        ),
-    ]
 
 
 def bpb_curve(curve: pl.DataFrame, floor: float | None) -> "alt.LayerChart":
@@ -78,5 +65,6 @@ def bpb_curve(curve: pl.DataFrame, floor: float | None) -> "alt.LayerChart":
             tooltip=[alt.Tooltip("step:Q", title="update", format=","), alt.Tooltip("bpb:Q", format=".4f")],
         )
     )
-    rules = [] if floor is None else _rule(floor, f"no model gets below this = {floor:.3f}", scale)
-    return alt.LayerChart(layer=[line, *rules]).properties(height=200)
+    highest = float(curve["bpb"].max() or 1.0)  # type: ignore[arg-type]
+    floors = [] if floor is None else [(f"no model gets below this = {floor:.3f}", floor)]
+    return alt.LayerChart(layer=[line, *rules(floors, 0.0, highest, scale)]).properties(height=200)

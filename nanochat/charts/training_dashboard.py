@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from nanochat.charts import CATEGORIES
+from nanochat.charts import CATEGORIES, GREY, rules
 
 if TYPE_CHECKING:
     import altair as alt
 
 BRUSH = "part"  # the name of the selection that a brush makes
-GREY = "#7A8794"
 # Kind of a mark -> its shape: colour alone tells nothing.
 SHAPES = {
     "warmup_end": "triangle-up", "warmdown_start": "triangle-down", "best": "diamond", "spike": "cross",
@@ -72,7 +71,7 @@ def curve_chart(
             x=x, y=alt.Y("value:Q", scale=y_scale), color=color, strokeDash=dash, tooltip=tooltip
         ),
         ends.encode(y=alt.Y("y:Q", scale=y_scale)),
-        *_rules([(words, value) for words, value in lines if low <= value <= high], low, high, y_scale),
+        *rules([(words, value) for words, value in lines if low <= value <= high], low, high, y_scale),
     ]
     if marks is not None:
         inside = marks.with_columns(pl.col("y").clip(low, high))
@@ -165,20 +164,3 @@ def _range(
         return low / 1.05, high * 1.05
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return (0.0 if low >= 0 and low - room < 0 else low - room), high + room
-
-
-def _rules(lines: Sequence[tuple[str, float]], low: float, high: float, scale: Any) -> list[Any]:
-    """Dashed lines across the chart, each with its meaning on it; near the lower end, where the curve is above it,
-    below it. low and high: the ends of the axis."""
-    import altair as alt
-
-    rows = [{"y": value, "words": words, "below": value - low < 0.2 * (high - low)} for words, value in lines]
-    data = alt.Chart(pl.DataFrame(rows, {"y": pl.Float64, "words": pl.String, "below": pl.Boolean}))
-    y = alt.Y("y:Q", scale=scale)
-    texts = [
-        data.transform_filter(words)
-        .mark_text(align="right", dy=offset, color=GREY, fontSize=12)
-        .encode(x=alt.value("width"), y=y, text="words:N")
-        for words, offset in (("datum.below", 8), ("!datum.below", -6))
-    ]
-    return [data.mark_rule(strokeDash=[6, 4], color=GREY).encode(y=y), *texts]
