@@ -138,12 +138,14 @@ def choose_run(base_dir: str | Path | Sequence[Path], source: str, model_tag: st
     if source not in paths.STAGE_FOLDERS:
         raise CheckpointError(f"unknown stage '{shown(source)}'; choose one of {', '.join(paths.STAGE_FOLDERS)}")
     base_dirs = [base_dir] if isinstance(base_dir, str | Path) else list(base_dir)
-    for root in paths.roots():
-        if model_tag is not None and model_tag.startswith(f"{root.name}:") and root.path in base_dirs:
-            base_dirs, model_tag = [root.path], model_tag.removeprefix(f"{root.name}:")
     if len(base_dirs) == 1:
         _require_base_dir(paths.expand(base_dirs[0]))
     known = [[run for run in find_runs(place) if run.tag] for place in base_dirs]
+    for root in paths.roots():
+        exact = any(_is_named(run, model_tag) for runs in known for run in runs)
+        if model_tag and not exact and model_tag.startswith(f"{root.name}:") and root.path in base_dirs:
+            known = [known[list(base_dirs).index(root.path)]]
+            base_dirs, model_tag = [root.path], model_tag.removeprefix(f"{root.name}:")
     fitting: list[Run] = []
     for runs in known:
         fitting = fitting or [run for run in runs if run.stage == source and run.steps and _is_named(run, model_tag)]

@@ -75,7 +75,7 @@ class ConversationError(ValueError):
     """A conversation can't be rendered. One line; kind, message_index and remedy say the same to a program."""
 
     def __init__(self, kind: str, message_index: int | None, sentence: str, remedy: str) -> None:
-        where = "the conversation" if message_index is None else f"message {message_index}"
+        where = "the conversation" if message_index is None else f"message {message_index + 1}"
         super().__init__(f"{where}: {sentence} ({kind}); {remedy}")
         self.kind, self.message_index, self.sentence, self.remedy = kind, message_index, sentence, remedy
 
@@ -278,9 +278,11 @@ def _content_problems(message: Mapping[str, Any], index: int, role: str | None, 
             kind = part.get("type") if isinstance(part, Mapping) else None
             if not isinstance(kind, str) or kind not in PARTS:
                 named = _short(kind) if isinstance(kind, str) else _kind_of(part if kind is None else kind)
-                yield _problem("bad_part_type", index, f"part {number} has no known type: {named}")
+                yield _problem("bad_part_type", index, f"part {number + 1} has no known type: {named}")
             elif not isinstance(part.get("text"), str):
-                yield _problem("content_wrong_type", index, f"part {number} has no text", "give it a text, a string")
+                yield _problem(
+                    "content_wrong_type", index, f"part {number + 1} has no text", "give it a text, a string"
+                )
             else:
                 texts.append(part["text"])
         if len(texts) < len(content):

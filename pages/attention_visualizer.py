@@ -58,7 +58,7 @@ def main() -> None:
             off = _off_heads(model)
             report = views.look_at(model, text, off, chat)
             view = st.segmented_control(
-                "View", list(views.VIEWS), default="Matrix", key=f"{PAGE}_view", bind="query-params",
+                "View", list(views.VIEWS), default="Matrix", required=True, key=f"{PAGE}_view", bind="query-params",
                 label_visibility="collapsed",
             )  # fmt: skip
             views.VIEWS[view or "Matrix"](model, report)

@@ -32,7 +32,13 @@ def main() -> None:
         # A link from another page carries a run: that is what is wanted then.
         first = "Inspect" if f"{PAGE}_run" in st.query_params else "List"
         view = st.segmented_control(
-            "View", VIEWS, default=first, key=f"{PAGE}_view", bind="query-params", label_visibility="collapsed"
+            "View",
+            VIEWS,
+            default=first,
+            required=True,
+            key=f"{PAGE}_view",
+            bind="query-params",
+            label_visibility="collapsed",
         )
         with errors_as_sentences("looking at checkpoints"):
             if view == "Inspect":

@@ -51,7 +51,7 @@ def main() -> None:
         if draw_verdict(value):
             view = st.segmented_control(
                 "View", [*VIEWS, LOSS, JSON_LINE], default="Mask", key=f"{PAGE}_view", bind="query-params",
-                label_visibility="collapsed",
+                required=True, label_visibility="collapsed",
             )  # fmt: skip
             _draw_view(view or "Mask", value)
     st.header("Keep it", anchor=False)

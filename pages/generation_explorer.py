@@ -46,7 +46,13 @@ def main() -> None:
             chat = False
         work = views.work_on(model, _prompt(model, chat))
         view = st.segmented_control(
-            "View", VIEWS, default=VIEWS[0], key=f"{PAGE}_view", bind="query-params", label_visibility="collapsed"
+            "View",
+            VIEWS,
+            default=VIEWS[0],
+            required=True,
+            key=f"{PAGE}_view",
+            bind="query-params",
+            label_visibility="collapsed",
         )
         if view == VIEWS[1]:
             several.draw_comparison(work, settings, most)

@@ -7,7 +7,7 @@ from nanochat.ui import model_calculator as views
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.model_calculator import PAGE
 from nanochat.ui.shell import heading
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain
 
 VIEWS = ("Parameters", "Memory", "Training", "What a budget buys")
 
@@ -17,7 +17,13 @@ def main() -> None:
     heading(PAGE, "How large a model is, what it needs and what it costs, before you train it.")
     with errors_as_sentences("calculating"):
         view = st.segmented_control(
-            "View", VIEWS, default=VIEWS[0], key=f"{PAGE}_view", bind="query-params", label_visibility="collapsed"
+            "View",
+            VIEWS,
+            default=VIEWS[0],
+            required=True,
+            key=f"{PAGE}_view",
+            bind="query-params",
+            label_visibility="collapsed",
         )
         try:
             if view == VIEWS[3]:
@@ -27,7 +33,7 @@ def main() -> None:
             draw = {"Memory": views.draw_memory, "Training": views.draw_training}.get(view or "", views.draw_parameters)
             draw(model)
         except CalculatorError as refusal:
-            st.warning(visible(str(refusal)), icon=":material/warning:")
+            st.warning(plain(str(refusal)), icon=":material/warning:")
 
 
 main()

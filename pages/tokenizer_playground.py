@@ -8,7 +8,7 @@ from nanochat.ui import tokenizer_playground as views
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.pickers import base_dir_input
 from nanochat.ui.shell import heading
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 from nanochat.ui.tokenizer_playground import MEMORY, PAGE, TRAINED
 
 VIEWS = ("Tokens", "Merges", "Vocabulary", "Compare", "Languages", "Train one", "Chat")
@@ -40,7 +40,7 @@ def _choose(places: list[Place]) -> Known:
     label = visible(by_id[chosen].label)
     st.caption(f"{label[:1].upper()}{label[1:]}: {known.size:,} tokens, {len(known.special_tokens)} of them special.")
     for note in known.notes:
-        st.caption(visible(note))
+        st.caption(plain(note))
     return known
 
 
@@ -87,7 +87,13 @@ def main() -> None:
                 views.show_missing(missing)
         known = _choose(places)
         view = st.segmented_control(
-            "View", VIEWS, default=VIEWS[0], key=f"{PAGE}_view", bind="query-params", label_visibility="collapsed"
+            "View",
+            VIEWS,
+            default=VIEWS[0],
+            required=True,
+            key=f"{PAGE}_view",
+            bind="query-params",
+            label_visibility="collapsed",
         )
         with errors_as_sentences("reading the text"):
             _draw(view or VIEWS[0], known, places)

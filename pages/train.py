@@ -12,7 +12,7 @@ from nanochat.jobs import JobError
 from nanochat.paths import TagError
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.shell import heading
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 from nanochat.ui.train import JOB_KEY, PAGE, machine_speed, settings_form, show_job, show_plan
 
 REFUSALS = (TrainError, TagError, JobError, CheckpointError)  # sentences for the person who chose
@@ -52,22 +52,14 @@ def _new() -> None:
     try:
         plan = train.plan(settings, machine_speed())
     except REFUSALS as refusal:
-        st.warning(visible(str(refusal)), icon=":material/warning:")
+        st.warning(plain(str(refusal)), icon=":material/warning:")
         return
-    show_plan(plan)
-    replaces = settings.kind == "chat_sft" and any("--force" in command for command in plan.commands)
-    if replaces:
-        st.warning(
-            f"A fine-tuned run {visible(plan.tag)} is there, and this one would replace it: the model that talks now "
-            "is gone then. To keep it, copy its folder first.",
-            icon=":material/warning:",
-        )
-    agreed = not replaces or st.checkbox("Replace it", key=f"{PAGE}_replace_{plan.tag}")
+    agreed = show_plan(plan)
     if st.button("Start", type="primary", icon=":material/play_arrow:", key=f"{PAGE}_start", disabled=not agreed):
         try:
             job = jobs.start(KINDS[settings.kind], plan.commands, plan.facts)
         except REFUSALS as refusal:
-            st.error(visible(str(refusal)), icon=":material/error:")
+            st.error(plain(str(refusal)), icon=":material/error:")
             return
         st.session_state[f"{PAGE}_next"] = job.id
         st.rerun()

@@ -1,5 +1,6 @@
 """What tests of pages share: a page opened as an address opens it, and what it says."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,16 @@ def opened(stem: str, query: Mapping[str, Any], state: Mapping[str, Any] | None 
 
 
 def words(page: AppTest) -> str:
-    """Everything that the page says, element by element."""
-    kinds = (page.title, page.subheader, page.markdown, page.caption, page.text, page.code, page.metric)
-    boxes = (page.error, page.warning, page.info, page.success)
-    return "\n".join(str(element.value) for kind in (*kinds, *boxes) for element in kind)
+    """Everything that the page says, element by element; where Markdown is read, without what escapes it."""
+    marked = (
+        page.title,
+        page.subheader,
+        page.markdown,
+        page.caption,
+        page.error,
+        page.warning,
+        page.info,
+        page.success,
+    )
+    said = [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", str(element.value)) for kind in marked for element in kind]
+    return "\n".join([*said, *(str(element.value) for kind in (page.text, page.code, page.metric) for element in kind)])

@@ -137,6 +137,9 @@ def test_a_name_with_its_root_is_looked_for_there() -> None:
         save_like_nanochat(place / "base_checkpoints" / "d4")
     found = [choose_run([ours, theirs], "base", name)[0].folder.parents[1] for name in ("d4", "nanochat:base/d4")]
     assert found == [ours, theirs]
+    save_like_nanochat(ours / "base_checkpoints" / "nanochat:d4")
+    assert choose_run([ours, theirs], "base", "nanochat:d4")[0].folder.parents[1] == ours, "a tag comes first"
+    (ours / "base_checkpoints" / "nanochat:d4").rename(ours / "base_checkpoints" / "x")
     with pytest.raises(CheckpointError, match="nanochat:d4"):
         choose_run([ours], "base", "nanochat:d4")
 

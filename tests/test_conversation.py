@@ -82,7 +82,7 @@ def assert_one_line(error: ConversationError) -> None:
     assert error.remedy in text
     assert error.kind in text
     if error.message_index is not None:
-        assert f"message {error.message_index}" in text
+        assert f"message {error.message_index + 1}" in text
 
 
 # kind -> a conversation that breaks it, and the index of the message. Every kind of RULES stands here.

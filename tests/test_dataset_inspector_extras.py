@@ -79,6 +79,9 @@ def test_repetitions_go_to_the_rejects_on_request(tmp_path):
     lines = path.read_bytes().splitlines()
     assert parts == {"clean": lines[:2], "rejected": lines[2:], "repaired": lines[:2]}
     assert _exported(report, "clean") == path.read_bytes()
+    question = {"role": "user", "content": "Hi", "x": float("nan")}
+    twice = lines_file(tmp_path / "b.jsonl", *[[question, {"role": "assistant", "content": "Ho"}]] * 2)
+    assert export_file(look(twice), "repaired", tmp_path / "c", drop_duplicates=True).lines == 1
 
 
 def test_an_export_never_replaces_what_was_inspected(tmp_path):

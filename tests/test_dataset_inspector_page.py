@@ -14,6 +14,7 @@ from nanochat.benchmarks.make_conversations import planted
 from nanochat.ui import errors
 from nanochat.ui.dataset_inspector import EXAMPLE
 from tests.dataset_inspector_support import TOKENIZER, lines_file, look, talk
+from tests.page_support import words
 from tests.test_dataset_inspector_extras import HOSTILE
 
 PAGE = Path(__file__).parents[1] / "pages" / "dataset_inspector.py"
@@ -30,19 +31,14 @@ def _open(**state):
     return page
 
 
-def _words(page):
-    elements = [*page.title, *page.subheader, *page.markdown, *page.caption, *page.text, *page.code, *page.error]
-    return "\n".join(str(element.value) for element in [*elements, *page.warning, *page.success, *page.info])
-
-
 def _figures(page):
     return {metric.label: metric.value for metric in page.metric}
 
 
 def test_nothing_chosen_teaches_what_it_takes():
     page = _open()
-    assert '{"messages": [{"role": "user"' in _words(page)
-    assert "nanochat dataset_inspector chats.jsonl" in _words(page)
+    assert '{"messages": [{"role": "user"' in words(page)
+    assert "nanochat dataset_inspector chats.jsonl" in words(page)
     assert not page.metric
     assert not page.error
     assert not paths.workspace().exists()
@@ -56,7 +52,7 @@ def test_the_example_shows_every_part_of_a_report(tmp_path):
     assert figures["Errors"] == str(report.error_lines) == "3"
     assert figures["Conversations"] == str(report.conversations)
     assert "Tokens" not in figures
-    assert "nanochat tok_train makes one" in _words(page), "without a tokenizer it says what is missing"
+    assert "nanochat tok_train makes one" in words(page), "without a tokenizer it says what is missing"
     issues = next(frame.value for frame in page.dataframe if "what is wrong" in frame.value)
     assert issues["line"].tolist() == [3, 4, 5, 6]
 
@@ -81,18 +77,18 @@ def test_a_file_on_this_machine_has_the_terminals_figures(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "sentence"),
     [
         ("empty.jsonl", b"", "the file is empty"),
         ("a.jsonl", b"\x7fELF\0\0\0", "this is a binary file"),
         ("a.jsonl.gz", b"\x1f\x8bnot really", "cannot be unpacked"),
     ],
 )
-def test_a_bad_file_is_one_sentence(tmp_path, name, content, words):
+def test_a_bad_file_is_one_sentence(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
     page = _open(path=str(tmp_path / name))
     assert page.error[0].value == "Something failed while inspecting the data set."
-    assert words in _words(page)
+    assert sentence in words(page)
     assert not errors.log_file().exists(), "it is no bug"
 
 
@@ -105,7 +101,7 @@ def test_uploads_good_and_bad(tmp_path):
     bad = _open(where="Upload")
     bad.file_uploader[0].upload("chats.jsonl", b"\x7fELF" + bytes(99)).run()
     assert not bad.exception
-    assert "this is a binary file" in _words(bad)
+    assert "this is a binary file" in words(bad)
 
 
 def test_a_broken_tokenizer_is_one_sentence(tmp_path):
@@ -113,7 +109,7 @@ def test_a_broken_tokenizer_is_one_sentence(tmp_path):
     (paths.workspace() / "tokenizer" / "tokenizer.json").write_text("{broken")
     page = _open(path=str(lines_file(tmp_path / "a.jsonl", talk())))
     assert len(page.error) == 1
-    assert "tokenizer.json" in _words(page)
+    assert "tokenizer.json" in words(page)
     assert not errors.log_file().exists()
 
 
@@ -146,7 +142,7 @@ def test_many_bad_lines_come_a_page_at_a_time(tmp_path):
     assert _figures(page)["Errors"] == "5,000"
     shown = next(frame.value for frame in page.dataframe if "what is wrong" in frame.value)
     assert len(shown) == 50
-    assert "1 to 50 of 5,000 lines" in _words(page)
+    assert "1 to 50 of 5,000 lines" in words(page)
 
 
 def test_a_job_counts_every_token_and_the_page_takes_over_its_figures(tmp_path, monkeypatch):

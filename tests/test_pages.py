@@ -68,3 +68,23 @@ def test_every_widget_has_a_key_of_its_page(path: Path) -> None:
             assert key is not None, f"{path.name}:{node.lineno} has no key"
             text = ast.unparse(key.value)
             assert path.stem in text or "PAGE" in text or "key" in text.lower(), f"{path.name}:{node.lineno}: {text}"
+
+
+READ_MARKDOWN = {
+    "warning", "error", "info", "success", "caption", "markdown", "subheader", "header", "title", "button", "expander",
+    "toast", "checkbox", "toggle", "progress", "spinner", "metric", "form_submit_button", "download_button", "popover",
+    "tabs", "write", "page_link",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "nanochat" / "ui").glob("*.py"))], ids=lambda path: path.name)
+def test_nothing_from_a_disk_is_read_as_markdown(path: Path) -> None:
+    """`visible` leaves Markdown in a text, so a name on a disk could be a link or an image; `plain` does not."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    read = [word.value for call in calls for word in call.keywords if word.arg == "help"]
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr in READ_MARKDOWN:
+            read += [*call.args, *(word.value for word in call.keywords if word.arg in ("label", "body", "text"))]
+    inner = [part for one in read for part in ast.walk(one) if isinstance(part, ast.Call)]
+    found = [part.lineno for part in inner if isinstance(part.func, ast.Name) and part.func.id.startswith("visible")]
+    assert not found, f"{path.name}: lines {found}: take nanochat.ui.text.plain"

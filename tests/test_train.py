@@ -166,6 +166,6 @@ def test_thinning_keeps_spikes_and_evaluations() -> None:
 def test_the_charts_hold_both_lines() -> None:
     drawn = json.dumps(loss_curve(curve(50), math.log(1280), 0.4).to_dict())
     assert "knows nothing: ln V = 7.15" in drawn
-    assert "no model gets below this = 0.40" in drawn
+    assert "in pretraining no model gets below this = 0.40" in drawn
     assert "no model gets below this = 0.171" in json.dumps(bpb_curve(curve(600), 0.171).to_dict())
     assert "ln V" not in json.dumps(loss_curve(curve(50), None, None).to_dict())

@@ -68,7 +68,7 @@ def rules(lines: Sequence[tuple[str, float]], low: float, high: float, scale: An
         data.transform_filter(words)
         .mark_text(align="right", dy=offset, color=GREY, fontSize=12)
         .encode(x=alt.value("width"), y=y, text="words:N")
-        for words, offset in (("datum.below", 8), ("!datum.below", -6))
+        for words, offset in (("datum.below", 10), ("!datum.below", -9))
     ]
     return [data.mark_rule(strokeDash=[6, 4], color=GREY).encode(y=y), *texts]
 

@@ -20,8 +20,10 @@ def loss_curve(curve: pl.DataFrame, uniform: float | None, floor: float | None) 
     import altair as alt
 
     named = curve.with_columns(stage=pl.col("stage").replace(STAGES))
+    colors = {STAGES.get(stage, stage): CATEGORIES[number] for number, stage in enumerate(STAGES)}
+    there = [name for name in colors if name in named["stage"]]
     color = alt.Color(
-        "stage:N", title=None, scale=alt.Scale(domain=list(STAGES.values()), range=list(CATEGORIES[:2])),
+        "stage:N", title=None, scale=alt.Scale(domain=there, range=[colors[name] for name in there]),
         legend=alt.Legend(orient="top"),
     )  # fmt: skip
     x = alt.X("time:Q", title="seconds")
@@ -45,7 +47,7 @@ def loss_curve(curve: pl.DataFrame, uniform: float | None, floor: float | None) 
             ],
         ),
     ]
-    known = ((uniform, "knows nothing: ln V"), (floor, "no model gets below this"))
+    known = ((uniform, "knows nothing: ln V"), (floor, "in pretraining no model gets below this"))
     lines = [(f"{words} = {value:.2f}", value) for value, words in known if value is not None]
     layers += rules(lines, 0.0, float(top) * 1.05, scale)  # type: ignore[arg-type]
     return alt.LayerChart(layer=layers).properties(height=320)

@@ -140,7 +140,7 @@ def draw_grid(model: Shared, report: Look) -> None:
     """Every head, small, with its name."""
     sources = ("random tokens said twice", "this text")
     source = st.segmented_control(
-        "Heads named by", sources, default=sources[0], key=f"{PAGE}_named", bind="query-params"
+        "Heads named by", sources, default=sources[0], required=True, key=f"{PAGE}_named", bind="query-params"
     )
     names = attention.label_heads_on(report) if source == sources[1] else names_of(model)
     L, H, T = report.shape

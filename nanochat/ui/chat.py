@@ -16,7 +16,7 @@ from nanochat.ui.chips import Chip, chips
 from nanochat.ui.models import Shared, open_shared, tell_waiting
 from nanochat.ui.pickers import Checkpoint
 from nanochat.ui.states import OFFERED, go_to
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 PAGE = "chat"
 REDRAW = 0.1  # seconds between two drawings of a reply: what an eye follows, and what a browser keeps up with
@@ -107,7 +107,7 @@ def _python_toggle() -> bool:
     status = sandbox_status()  # tried once a server
     python = st.toggle("Let the model run Python, contained", key=f"{PAGE}_python", disabled=not status.available)
     words = "The calculator always answers."
-    st.caption(words if status.available else f"{words} Python is off here: {visible(status.reason)}")
+    st.caption(words if status.available else f"{words} Python is off here: {plain(status.reason)}")
     return python and status.available
 
 

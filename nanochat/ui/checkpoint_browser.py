@@ -18,7 +18,7 @@ from nanochat.paths import Root, readable_size
 from nanochat.ui.figures import figures
 from nanochat.ui.pickers import STAGES, pick_checkpoint
 from nanochat.ui.states import go_to
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 PAGE = "checkpoint_browser"
 REFUSALS = (BrowserError, CheckpointError)  # sentences for the person who asked
@@ -152,7 +152,7 @@ def _inspected(one: Reference) -> None:
         st.code(visible(one.id), language=None)
         _integrity(seen, full)
         known = [figure for figure in seen.figures if figure.value is not None][:4]
-        figures(*((one.name, f"{one.value:,.6g}", f"{one.unit}, from {visible(one.source)}") for one in known))
+        figures(*((one.name, f"{one.value:,.6g}", f"{one.unit}, from {plain(one.source)}") for one in known))
         if seen.era:
             st.markdown(f"**{seen.era}**, {seen.counts['total']:,} parameters. How that was recognised:")
             for reason in seen.reasons:
@@ -219,7 +219,7 @@ def _export(one: Reference) -> None:
                 return
             st.success(f"Written: {', '.join(f'{name} ({readable_size(size)})' for name, size in done.files)}.")
             for note in done.notes:
-                st.caption(visible(note))
+                st.caption(plain(note))
             st.code((target / "README.md").read_text(encoding="utf-8"), language="markdown")
 
 

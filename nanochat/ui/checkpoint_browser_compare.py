@@ -10,7 +10,7 @@ from nanochat.analysis import checkpoint_browser as browser
 from nanochat.analysis.checkpoint_browser import Answer, Comparison, Listing, Reference, TensorReport
 from nanochat.paths import Root, readable_size
 from nanochat.ui.checkpoint_browser import PAGE, stamp_of
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 AT_ONCE = 200_000_000  # bytes of weights of both together that are compared without being asked
 Stamp = tuple[tuple[str, int, int], ...]
@@ -26,7 +26,7 @@ def _tensors(a: Reference, b: Reference, stamps: tuple[Stamp, Stamp]) -> TensorR
     bar = st.progress(0.0, "Comparing every tensor")
 
     def show(done: int, total: int, name: str) -> None:
-        bar.progress(min(done / max(total, 1), 1.0), visible(name) or "Done")
+        bar.progress(min(done / max(total, 1), 1.0), plain(name) or "Done")
 
     report = browser.compare_tensors(a, b, progress=show)
     bar.empty()

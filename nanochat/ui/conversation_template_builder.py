@@ -14,9 +14,9 @@ from nanochat import paths
 from nanochat.analysis import conversation_template_builder as builder
 from nanochat.analysis.train import KINDS
 from nanochat.conversation import PARTS, ROLES
-from nanochat.ui.errors import errors_as_sentences
+from nanochat.ui.errors import errors_as_sentences, show_problem
 from nanochat.ui.states import OFFERED, go_to
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain
 
 PAGE = "conversation_template_builder"
 TURNS, NEXT = f"{PAGE}_turns", f"{PAGE}_next"  # [{"id", "parts": None or [id, ...]}, ...]; the next free id
@@ -129,6 +129,7 @@ def _draw_turn(place: int, turn: dict[str, Any], count: int) -> None:
             role = st.segmented_control(
                 f"Role of turn {place + 1}",
                 ROLES,
+                required=True,
                 key=_field("role", number),
                 label_visibility="collapsed",
                 persist_state="session",
@@ -273,7 +274,7 @@ def draw_save(value: builder.Conversation) -> None:
         replace = st.checkbox("Replace the file if it is there", key=f"{PAGE}_replace")
         if st.form_submit_button("Save", key=f"{PAGE}_save"):
             with errors_as_sentences("saving the conversation"):
-                st.success(f"Saved to {visible(str(builder.save(path, value, replace)))}")
+                st.success(f"Saved to {plain(str(builder.save(path, value, replace)))}")
     with st.form(f"{PAGE}_append_form", border=True):
         path = st.text_input(
             "Append to a dataset", str(paths.workspace() / "conversations" / "chats.jsonl"),
@@ -282,8 +283,11 @@ def draw_save(value: builder.Conversation) -> None:
         )  # fmt: skip
         if st.form_submit_button("Append", type="primary", key=f"{PAGE}_append"):
             with errors_as_sentences("adding the conversation"):
-                number = builder.append(path, value)
-                st.success(f"Added to {visible(path)} as line {number:,}.")
+                try:
+                    number = builder.append(path, value)
+                    st.success(f"Added to {plain(path)} as line {number:,}.")
+                except builder.BuilderError as refusal:
+                    show_problem("It was not added.", str(refusal))
     if paths.expand(path).is_file():
         full = str(paths.expand(path).absolute())
         # The address of a choice is its label, not its name.

@@ -12,7 +12,7 @@ from nanochat.ui.conversation_template_builder import PAGE
 from nanochat.ui.figures import figures
 from nanochat.ui.models import opened_once, stamp_of
 from nanochat.ui.pickers import pick_checkpoint
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain
 from nanochat.ui.tokenizer_playground import MASK_LEGEND, mask_chips
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def draw_verdict(value: builder.Conversation) -> bool:
         st.success("Conversation is valid.", icon=":material/check_circle:")
     for problem in problems:
         where = "" if problem.message_index is None else f"Turn {problem.message_index + 1}: "
-        words = visible(f"{where}{problem.sentence}; {problem.remedy}.")
+        words = plain(f"{where}{problem.sentence}; {problem.remedy}.")
         box, icon = (
             (st.error, ":material/error:") if problem.severity == "error" else (st.warning, ":material/warning:")
         )

@@ -14,7 +14,7 @@ import streamlit as st
 
 from nanochat.paths import readable_size
 from nanochat.ui.figures import figures
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 if TYPE_CHECKING:
     from nanochat.analysis.dataset_inspector import CorpusReport, Options, Progress, Report, Source
@@ -161,7 +161,11 @@ def show_summary(report: Report, origin: str) -> None:
     figures(  # two rows, so that none of them begins with what the other had no room for
         ("Lines", f"{report.lines:,}"),
         ("Errors", f"{report.error_lines:,}", "lines that have at least one"),
-        ("Warnings", f"{report.warning_lines:,}", "lines that have some, and no error"),
+        (
+            "Warnings",
+            f"{report.warning_lines:,}",
+            "lines that have some, and no error; one that ends with a user's message is rejected all the same",
+        ),
         ("Conversations", f"{report.conversations:,}", "lines without an error"),
     )
     counted: list[tuple[str, str, str]] = []
@@ -181,7 +185,7 @@ def show_summary(report: Report, origin: str) -> None:
         words = "1 secret is" if secrets == 1 else f"{secrets:,} secrets are"
         st.warning(f"{words} in this data set: {kinds}.", icon=":material/key:")
     for note in (origin, *report.notes):
-        st.caption(visible(note).replace("`", ""))
+        st.caption(plain(note.replace("`", "")))
 
 
 def show_corpus(report: CorpusReport, origin: str) -> None:
@@ -200,7 +204,7 @@ def show_corpus(report: CorpusReport, origin: str) -> None:
     if report.bad:
         st.error(f"{report.bad:,} lines hold no text.", icon=":material/error:")
         st.dataframe([{"file": visible(file), "line": line} for file, line in report.bad_lines[:ROWS]], hide_index=True)
-    st.caption(visible(origin).replace("`", ""))
+    st.caption(plain(origin.replace("`", "")))
     st.subheader("Languages by script", anchor=False)
     st.dataframe(report.scripts.head(20).to_dicts(), hide_index=True, alt="Documents by script")
     if report.lengths is not None:

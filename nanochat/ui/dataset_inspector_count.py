@@ -16,7 +16,7 @@ import streamlit as st
 
 from nanochat.paths import readable_size
 from nanochat.ui.dataset_inspector import key
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 if TYPE_CHECKING:
     from nanochat.analysis.dataset_inspector import Report, Source
@@ -43,7 +43,7 @@ def with_exact_tokens(report: Report, tokenizer: Tokenizer | None) -> Report:
         try:
             exact = with_counts(report, load_counts(target, report.sources, *counted))
         except InspectorError as error:
-            st.warning(visible(str(error)), icon=":material/warning:")
+            st.warning(plain(str(error)), icon=":material/warning:")
             with contextlib.suppress(OSError):  # a file of ours that would be in the way of counting again
                 target.unlink()
         else:
@@ -89,7 +89,7 @@ def _offer(report: Report, target: Path, before: Job | None) -> None:
     try:
         start(_on_disk(report.sources), report.options.profile, target)
     except (JobError, CheckpointError, OSError) as error:
-        st.error(visible(str(error)), icon=":material/error:")
+        st.error(plain(str(error)), icon=":material/error:")
         return
     st.rerun()
 
@@ -132,7 +132,7 @@ def _draw(job: Job, was_alive: bool) -> None:
             try:
                 jobs.stop(job)
             except jobs.JobError as error:
-                st.caption(visible(str(error)))
+                st.caption(plain(str(error)))
                 return
             st.session_state[asked] = True
             st.rerun(scope="fragment")

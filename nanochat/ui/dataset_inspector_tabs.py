@@ -11,7 +11,7 @@ import streamlit as st
 
 from nanochat.ui.chips import Chip, chips
 from nanochat.ui.dataset_inspector import RAW, ROWS, key
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 if TYPE_CHECKING:
     import polars as pl
@@ -79,7 +79,8 @@ def problems(report: Report) -> None:
     if chosen and chosen[0] < len(shown):
         line = table[chosen[0]]
         box = st.error if line["severity"] == "error" else st.warning
-        box(f"Line {line['line']:,}: {line['what is wrong']}. To do: {line['what to do']}.", icon=":material/flag:")
+        words = plain(f"{line['what is wrong']}. To do: {line['what to do']}.")
+        box(f"Line {line['line']:,}: {words}", icon=":material/flag:")
         _raw(report, int(shown[chosen[0]]))
     else:
         st.caption("Select a line to see it whole.")
@@ -242,7 +243,7 @@ def _open(report: Report, row: Row, tokenizer: Tokenizer | None) -> None:
         from nanochat.analysis.dataset_inspector import issues
 
         for issue in issues(report, report.issues["row"].filter(report.issues["row"] == row.row)):
-            st.warning(visible(issue.detail), icon=":material/warning:")
+            st.warning(plain(issue.detail), icon=":material/warning:")
     try:
         value = row.value()
         messages = value["messages"] if isinstance(value, dict) else value
@@ -252,7 +253,7 @@ def _open(report: Report, row: Row, tokenizer: Tokenizer | None) -> None:
         return
     for role, content in parts:
         with st.chat_message("assistant" if role == "assistant" else "user"):
-            st.caption(visible(str(role)))
+            st.caption(plain(str(role)))
             for part in content if isinstance(content, list) else [content]:
                 st.text(_visible_lines(part if isinstance(part, str) else f"{part.get('type')}: {part.get('text')}"))
     if tokenizer is not None:
@@ -284,7 +285,7 @@ def _tokens(value: Any, tokenizer: Tokenizer) -> None:
 def breakdown(report: Report) -> None:
     """Figures by file and by an extra field."""
     if report.options.by is not None:
-        st.subheader(visible(f"By {report.options.by}"), anchor=False)
+        st.subheader(plain(f"By {report.options.by}"), anchor=False)
         _groups(report.groups)
     elif report.fields:
         names = ", ".join(visible(name) for name in islice(report.fields, 20))
@@ -294,8 +295,8 @@ def breakdown(report: Report) -> None:
     st.subheader("By file", anchor=False)
     _groups(report.files)
     st.subheader("Repetitions", anchor=False)
-    st.text(f"{len(report.duplicates):,} lines equal an earlier one.")
-    st.text(f"{report.normalised_duplicates:,} more differ from an earlier one in case and blanks only.")
+    st.text(f"Lines that equal an earlier one: {len(report.duplicates):,}")
+    st.text(f"More that differ from an earlier one in case and blanks only: {report.normalised_duplicates:,}")
     if report.near is not None:
         st.text(f"{len(report.near):,} conversations are nearly the same as an earlier one.")
     if report.overlap is not None:
@@ -321,13 +322,13 @@ def files(report: Report) -> None:
 
     words = {
         "clean": "Every line that can be trained on, byte for byte.",
-        "rejected": "Every line that cannot, byte for byte: those with an error, and those that end with a question. "
-        "With the clean ones that is all but blank lines.",
+        "rejected": "Every line that cannot, byte for byte: those with an error, and those that end with a "
+        "user's message. With the clean ones that is all but blank lines.",
         "repaired": "The clean lines, and those that a small repair made good: NUL bytes, merged messages, a last "
         "message without a reply.",
     }
     drop = st.toggle(
-        f"Drop repetitions: {len(report.duplicates):,} lines equal an earlier one",
+        f"Drop repetitions: lines that equal an earlier one, {len(report.duplicates):,} here",
         key=key("drop"),
         help="They go to the rejected ones.",
         disabled=report.duplicates.is_empty(),

@@ -144,7 +144,8 @@ def draw_writing(work: Work, settings: Settings, most: int) -> None:
     report = explorer.read_text(work.session, mine, tokens)
     if work.step is not None and work.step >= len(tokens):
         work.step = None
-    colour = st.segmented_control("Colour", COLOURS, default=COLOURS[0], key=f"{PAGE}_colour", bind="query-params",
+    colour = st.segmented_control("Colour", COLOURS, default=COLOURS[0], key=f"{PAGE}_colour",
+                                  required=True, bind="query-params",
                                   help="Dark: the model was sure. Bright: 10 bits or more.")  # fmt: skip
     picked = chips(
         text_chips(report, colour or "Nothing"), key=f"{PAGE}_text", label="The text, token by token", pick=True,

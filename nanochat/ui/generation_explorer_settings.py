@@ -20,7 +20,7 @@ def _values(view: str) -> tuple[str, list[float]]:
     """Which setting differs, and its values."""
     name = st.segmented_control(
         "Setting", list(NAMES), default="temperature", format_func=NAMES.__getitem__, key=f"{PAGE}_{view}_name",
-        bind="query-params",
+        required=True, bind="query-params",
     ) or "temperature"  # fmt: skip
     ready = list(explorer.COMPARED[name])
     chosen = st.multiselect(
@@ -115,9 +115,28 @@ def _draw_counted(result: explorer.Statistics, charts: Any) -> None:
             if best["accepted"]
             else "None of the texts is a story: was the prompt the beginning of one, and were there tokens enough?"
         )
-    st.dataframe(result.frame, hide_index=True, alt="The figures of each setting")
+    st.dataframe(result.frame, hide_index=True, column_config=_columns(result), alt="The figures of each setting")
     with st.expander("The texts"):
         st.dataframe(result.texts, hide_index=True, alt="Every text that was counted")
+
+
+def _columns(result: explorer.Statistics) -> dict[str, Any]:
+    """How the table of the figures calls its columns, and what each is."""
+    percent = partial(st.column_config.NumberColumn, format="percent")
+    columns: dict[str, Any] = {
+        "value": st.column_config.NumberColumn(NAMES[result.name]),
+        "tokens": st.column_config.NumberColumn(
+            "Tokens", format="%.1f", help="Written on average, the prompt left out."
+        ),
+        "ended": percent("Ended", help="Texts that the model ended itself."),
+        "different": percent("Different", help="Texts that are none of the others."),
+        "repetition": percent("Repetition", help="4-grams that the same text has said before."),
+        "accepted": percent("All right", help="Stories that the grammar accepts, with every name and sum right."),
+        "shape": percent("Right shape", help="Stories whose sentences follow the grammar, whatever they say."),
+    }
+    for n in (1, 2, 3):
+        columns[f"distinct_{n}"] = percent(f"distinct-{n}", help=f"Different {n}-grams, of all in all texts.")
+    return columns if result.judged else columns | {"accepted": None, "shape": None}
 
 
 def draw_example(settings: Settings) -> None:

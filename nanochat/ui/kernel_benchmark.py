@@ -8,7 +8,7 @@ import streamlit as st
 from nanochat.analysis import kernel_benchmark
 from nanochat.analysis.kernel_benchmark import KernelReport
 from nanochat.paths import readable_size
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 PAGE = "kernel_benchmark"
 RECORDS = f"{PAGE}_records"  # in the session's state: what was measured so far
@@ -45,7 +45,7 @@ def choose_cases(on: str) -> Sequence[Any] | None:
         case = kernel_benchmark.case(op, kind, sizes, dtype)
         needed, free = kernel_benchmark.memory(case, on)
     except ValueError as refusal:
-        st.warning(visible(str(refusal)), icon=":material/warning:")
+        st.warning(plain(str(refusal)), icon=":material/warning:")
         return None
     if needed > free:
         st.warning(
@@ -73,7 +73,7 @@ def measure(cases: Sequence[Any], on: str, rounds: int) -> None:
         for record in kernel_benchmark.measure(cases, on, rounds, progress=progress):
             st.session_state[RECORDS].append(record)
     except ValueError as refusal:
-        st.error(visible(str(refusal)), icon=":material/error:")
+        st.error(plain(str(refusal)), icon=":material/error:")
         return
     st.rerun()
 
@@ -82,7 +82,7 @@ def show_report(found: KernelReport, key: str) -> None:
     """Who measured what, bars case by case, the roofline, the table, and what could not be timed."""
     from nanochat.charts.kernel_benchmark import bars, roofline
 
-    st.caption(visible(f"{found.source}: {'; '.join(found.labels)}"))
+    st.caption(plain(f"{found.source}: {'; '.join(found.labels)}"))
     cases = found.bars["case"].unique(maintain_order=True).to_list()
     if cases:
         case = st.selectbox("Case", cases, key=f"{PAGE}_case_{key}")
@@ -126,6 +126,6 @@ def show_stored() -> None:
     try:
         found = kernel_benchmark.read_stored(path)
     except ValueError as refusal:
-        st.error(visible(str(refusal)), icon=":material/error:")
+        st.error(plain(str(refusal)), icon=":material/error:")
         return
     show_report(found, "stored")

@@ -14,7 +14,7 @@ from nanochat.jobs import JobError
 from nanochat.ui.errors import show_problem
 from nanochat.ui.figures import figures
 from nanochat.ui.pickers import base_dir_input, pick_run
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 if TYPE_CHECKING:
     from nanochat.analysis import training_dashboard
@@ -37,7 +37,9 @@ def pick() -> tuple[str, Run] | None:
     picked = pick_run(PAGE, extra=extra)
     if picked is None:
         return None
-    view = st.segmented_control("View", [HISTORY, TEST], default=HISTORY, key=key("view"), bind="query-params")
+    view = st.segmented_control(
+        "View", [HISTORY, TEST], default=HISTORY, required=True, key=key("view"), bind="query-params"
+    )
     return view or HISTORY, picked[1]
 
 
@@ -144,11 +146,11 @@ def _new(run: Run) -> None:
     )
     left, middle, right = st.columns(3)
     length = left.segmented_control(
-        "Length", list(LENGTHS), default="usual", key=key("length"), bind="query-params",
+        "Length", list(LENGTHS), default="usual", required=True, key=key("length"), bind="query-params",
         help="short: 60 updates, one seed; usual: 100 updates, three seeds; long: 300 updates, three seeds",
     )  # fmt: skip
     start = middle.segmented_control(
-        "Begin with", ["fresh", "trained"], default="fresh", key=key("start"), bind="query-params",
+        "Begin with", ["fresh", "trained"], default="fresh", required=True, key=key("start"), bind="query-params",
         help="Fresh weights, to find the rate of a new run; or those of this run, to find one to go on with.",
     )  # fmt: skip
     low, high = right.select_slider(
@@ -207,7 +209,7 @@ def _draw(job: jobs.Job, was_alive: bool) -> None:
         st.rerun()
     if now.alive:
         st.progress(
-            min(state.share, 1.0), text=f"{visible(state.name) or 'getting ready'}: {state.points.height} updates"
+            min(state.share, 1.0), text=f"{plain(state.name) or 'getting ready'}: {state.points.height} updates"
         )
         _stop_button(job)
     elif now.state in ("failed", "lost"):
@@ -235,7 +237,7 @@ def _stop_button(job: jobs.Job) -> None:
         try:
             jobs.stop(job)
         except JobError as refusal:
-            st.toast(visible(str(refusal)))
+            st.toast(plain(str(refusal)))
             return
         st.session_state[asked] = True
         st.rerun(scope="fragment")
@@ -252,9 +254,9 @@ def _report(state: lr_job.State, now: jobs.Status) -> None:
         title = "All groups" if curve.name == "all" else f"Group {curve.name}"
         if found.chosen is not None:
             alone = ", ".join("unclear" if one is None else f"{one:.3g}" for one in curve.by_seed)
-            st.markdown(f"**{visible(title)}: factor {found.chosen:.4g}**, {found.why}. By seed: {alone}.")
+            st.markdown(f"**{plain(title)}: factor {found.chosen:.4g}**, {found.why}. By seed: {alone}.")
         else:
-            st.markdown(f"**{visible(title)}: {'not decided yet' if now.alive else found.why + cut_short}.**")
+            st.markdown(f"**{plain(title)}: {'not decided yet' if now.alive else found.why + cut_short}.**")
         st.altair_chart(
             charts.curve_chart(curve.name, curve.band, found.rates, found.chosen), height="content",
             alt=f"Loss over the factor on the learning rates, {title}",

@@ -212,7 +212,12 @@ def draw_budget() -> None:
     """The way back: what depth a budget buys."""
     columns = st.columns(3)
     kind = columns[0].segmented_control(
-        "Budget in", ["dollars", "hours", "GB"], default="dollars", key=f"{PAGE}_budget_kind", bind="query-params"
+        "Budget in",
+        ["dollars", "hours", "GB"],
+        default="dollars",
+        required=True,
+        key=f"{PAGE}_budget_kind",
+        bind="query-params",
     )
     kind = kind or "dollars"
     start = {"dollars": 100.0, "hours": 4.0, "GB": 80.0}[kind]

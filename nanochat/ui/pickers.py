@@ -12,7 +12,7 @@ import streamlit as st
 from nanochat.checkpoint_runs import Run, find_runs
 from nanochat.paths import Root, expand, folder_problem, roots
 from nanochat.ui.states import nothing_yet
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 LAST_RUN = "last_run"  # in the session: what another page worked with, so that this one begins with it
 STAGES = {"base": "pretrained", "mid": "mid-trained", "sft": "fine-tuned", "rl": "after RL"}
@@ -116,8 +116,8 @@ def pick_run(
     known = {visible(one) for one in fitting} | set(fitting)
     if before is not None and before not in known:
         st.session_state[picked] = before
-        st.warning(f"The run {visible(before)} is not there. Choose one above.", icon=":material/warning:")
-        if not st.button(f"Go on with {visible(name)}", key=f"{page}_go_on"):
+        st.warning(f"The run {plain(before)} is not there. Choose one above.", icon=":material/warning:")
+        if not st.button(f"Go on with {plain(name)}", key=f"{page}_go_on"):
             return None
     st.session_state[picked] = st.session_state[LAST_RUN] = name
     return fitting[name]

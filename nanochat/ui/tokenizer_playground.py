@@ -174,7 +174,7 @@ def _pick_step(steps: int) -> int:
     widget = f"{PAGE}_step"
     at = min(int(st.session_state.get(widget, 0)), steps)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        step = st.slider("Merges done", 0, steps, 0, key=widget)
+        step = st.slider("Merges done", 0, steps, key=widget)
         for words, icon, to in (("Back", "undo", at - 1), ("Next merge", "play_arrow", at + 1)):
             st.button(words, key=f"{PAGE}_{icon}", icon=f":material/{icon}:", disabled=not 0 <= to <= steps,
                       on_click=_jump, args=(to,))  # fmt: skip

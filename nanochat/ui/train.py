@@ -1,20 +1,21 @@
 """The Train page's parts: the settings, a job that runs, and what to do with what it made."""
 
+import statistics
 import time
 
 import streamlit as st
 
-from nanochat import jobs
+from nanochat import jobs, paths
 from nanochat.analysis import train
-from nanochat.analysis.train import CORPORA, KINDS, Follower, Plan, Progress, Settings
+from nanochat.analysis.train import CORPORA, KINDS, STAGE_TITLES, Follower, Plan, Progress, Settings
 from nanochat.ui.figures import figures
 from nanochat.ui.pickers import runs_by_id
 from nanochat.ui.states import go_to
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 PAGE = "train"
 JOB_KEY = f"{PAGE}_job"  # of the choice, on the page and in the address
-POINTS = 600
+POINTS, LATE = 600, 50  # of the curve on the screen; updates whose median is the speed
 MORE = {  # flag -> (what it is, placeholder): what base_train and chat_sft share and a beginner need not know
     "matrix-lr": ("Learning rate of the matrices", "0.02"),
     "device-batch-size": ("Rows a device takes at once", "chosen by size"),
@@ -37,6 +38,7 @@ def settings_form() -> Settings | None:
         "What",
         list(KINDS),
         default="demo",
+        required=True,
         key=f"{PAGE}_kind",
         format_func=KINDS.__getitem__,
         bind="query-params",
@@ -70,7 +72,7 @@ def settings_form() -> Settings | None:
 
 def _corpus_input() -> tuple[str, str]:
     corpus = st.segmented_control(
-        "Text", list(CORPORA), default="stories", key=f"{PAGE}_corpus", format_func=CORPORA.__getitem__,
+        "Text", list(CORPORA), default="stories", required=True, key=f"{PAGE}_corpus", format_func=CORPORA.__getitem__,
         bind="query-params",
     )  # fmt: skip
     if corpus != "file":
@@ -84,7 +86,7 @@ def _corpus_input() -> tuple[str, str]:
     from nanochat.ui.uploads import kept
 
     file = kept(upload, ".jsonl" if upload.name.lower().endswith(".jsonl") else ".txt")
-    st.caption(f"Kept as {visible(str(file))}, where a resumed training finds it. Delete it when you need it no more.")
+    st.caption(f"Kept as {plain(str(file))}, where a resumed training finds it. Delete it when you need it no more.")
     return corpus, str(file)
 
 
@@ -116,15 +118,26 @@ def _more(kind: str) -> tuple[str, int, dict[str, str]]:
     return tag.strip(), int(seed), flags
 
 
-def show_plan(plan: Plan) -> None:
-    """What the settings come to, before the start."""
+def show_plan(plan: Plan) -> bool:
+    """What the settings come to, before the start; whether it may start, which replacing a run needs a yes for."""
+    replaces = plan.facts["kind"] == "chat_sft" and any("--force" in command for command in plan.commands)
+    agreed = True
     with st.container(border=True):
         figures(
             ("Parameters", "not known" if plan.parameters is None else f"{plan.parameters:,}"),
             ("Tokens, about", "not known" if plan.tokens is None else _short(plan.tokens)),
             ("Time, about", _clock(plan.seconds)),
         )
-        st.code(plan.shell, language=None, wrap_lines=True)
+        if replaces:
+            folder = paths.run_folder(paths.workspace(), "sft", plan.tag)
+            st.warning(
+                f"A fine-tuned run is in {plain(str(folder))}, and this one would replace it from its first moment on. "
+                "To keep it, copy that folder first.",
+                icon=":material/warning:",
+            )
+            agreed = st.checkbox("Replace it", key=f"{PAGE}_replace_{plan.tag}")
+        st.code(plan.shell if agreed else plan.shell.replace(" --force", ""), language=None, wrap_lines=True)
+    return agreed
 
 
 def _short(number: float) -> str:
@@ -165,7 +178,7 @@ def _draw_job(job: jobs.Job, was_alive: bool) -> None:
     if was_alive and not now.alive:
         st.rerun()  # the whole page: it offers other things now
     with st.container(border=True):
-        st.subheader(visible(f"{job.title}: {job.facts.get('tag', '')}"), anchor=False)
+        st.subheader(plain(f"{job.title}: {job.facts.get('tag', '')}"), anchor=False)
         if now.alive:
             _bar(job, progress)
         _curve(progress)
@@ -201,13 +214,20 @@ def _curve(progress: Progress) -> None:
 
     trained = curve.filter(pl.col("smooth").is_not_null())  # the last record of a stage has no batch, so no loss
     last = (trained if len(trained) else curve).row(-1, named=True)
+    stage = STAGE_TITLES.get(last["stage"], "").lower()
+    speeds = curve.filter(pl.col("stage") == last["stage"])["speed"].drop_nulls().tail(LATE).to_list()
     known = curve.filter(pl.col("bpb").is_not_null() & (pl.col("stage") == curve["stage"][0]))
     bpb = None if known.is_empty() else known["bpb"][-1]
+    so_far = None if bpb is None or progress.report else f"{bpb:.4f}"
     figures(
-        ("Updates", f"{last['step'] + (last['smooth'] is not None):,}", "The first is step 0 of the curve."),
+        (f"Updates, {stage}", f"{last['step'] + (last['smooth'] is not None):,}", "The first is step 0 of the curve."),
         ("Loss, smoothed", last["smooth"] and f"{last['smooth']:.3f}", "Nats a token, a running mean of the updates."),
-        ("Bits a byte, so far", bpb and f"{bpb:.4f}", "On text it was not trained on, at the last evaluation."),
-        ("Tokens a second", last["speed"] and f"{last['speed']:,.0f}"),
+        (
+            "Tokens a second",
+            f"{statistics.median(speeds):,.0f}" if speeds else None,
+            f"The median of the last {LATE} updates.",
+        ),
+        *([("Bits a byte, so far", so_far, "On text that is new to it.")] if so_far else []),
     )
     thin = train.thinned(curve, POINTS)
     chart = in_place(loss_curve(thin, progress.uniform, progress.floor_nats))
@@ -220,7 +240,7 @@ def _curve(progress: Progress) -> None:
 
 
 def _samples(progress: Progress) -> None:
-    if progress.samples:
+    if progress.samples and progress.report is None:  # the report shows what the finished model says
         step, text = progress.samples[-1]
         st.markdown(f"**It writes, after {step:,} updates:**")
         st.text(visible(text))
@@ -253,6 +273,7 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
     with st.container(horizontal=True):
         for stem in LINKS:
             go_to(stem, query={f"{stem}_run": f"{stage}/{tag}"})
+        go_to("tokenizer_playground", query={"tokenizer_playground_tokenizer": f"base/{tag}"})
     st.code(f"nanochat chat_cli -i {stage} -g {visible(str(tag))}", language=None)
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from nanochat.ui.figures import figures as tiles
 from nanochat.ui.states import go_to, nothing_yet
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 from nanochat.ui.training_dashboard_runs import POINTS, key, opened
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _tile(name: str, figure: dashboard.Figure, form: str) -> tuple[str, str | No
     """A figure with where it comes from."""
     at = "" if figure.step is None else f"Step {figure.step:,}: "
     value = None if figure.value is None else f"{figure.value:{form}}"
-    return name, value, visible(at + figure.source).replace("_", r"\_")
+    return name, value, plain(at + figure.source)
 
 
 def _lines(run: dashboard.History, metric: str) -> list[tuple[str, float]]:
@@ -175,7 +175,7 @@ def _curve(runs: Sequence[dashboard.History], metric: str, look: dashboard.Look,
         cut = points.filter(pl.col("high") > top).sort("high", descending=True)
         highest = "; ".join(_cut(runs, *row) for row in cut.head(3).select("run", "high").rows())
         more = f"; and {len(cut) - 3:,} more" if len(cut) > 3 else ""
-        st.caption(visible(f"Cut off above: {highest}{more}.") + " *Log values* shows all of it.")
+        st.caption(plain(f"Cut off above: {highest}{more}.") + " *Log values* shows all of it.")
 
 
 def _cut(runs: Sequence[dashboard.History], name: str, value: float) -> str:
@@ -258,7 +258,7 @@ def _happened(runs: Sequence[dashboard.History]) -> None:
     for line in known:
         st.markdown(f"- **{line.name}**: {line.sentence}")
     for reason in missing:
-        st.caption(visible(reason))
+        st.caption(plain(reason))
 
 
 def _checkpoints(run: dashboard.History, named: bool) -> None:
@@ -271,7 +271,7 @@ def _checkpoints(run: dashboard.History, named: bool) -> None:
     wanted = [name for name in ("train_loss", "val_bpb", "learning_rate") if name in run.missing]
     unknown = [f"{name} is unknown: {run.missing[name]}." for name in wanted]
     if unknown:
-        st.caption(visible(" ".join(unknown)))
+        st.caption(plain(" ".join(unknown)))
 
 
 def _sources(runs: Sequence[dashboard.History]) -> None:

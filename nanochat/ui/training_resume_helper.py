@@ -10,7 +10,7 @@ from nanochat.ui.errors import show_problem
 from nanochat.ui.figures import figures
 from nanochat.ui.pickers import base_dir_input, runs_by_id
 from nanochat.ui.states import go_to, nothing_yet
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 from nanochat.ui.training_resume_helper_jobs import PAGE, key, show_proof
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _figures(report: helper.Report) -> None:
     )
     if report.progress is not None:
         st.progress(min(report.progress, 1.0))
-    st.caption(visible(f"End: {report.target_reason}. Speed: {report.speed_reason}."))
+    st.caption(plain(f"End: {report.target_reason}. Speed: {report.speed_reason}."))
 
 
 def _state(report: helper.Report) -> None:

@@ -11,7 +11,7 @@ import streamlit as st
 from nanochat import jobs
 from nanochat.errors import is_message
 from nanochat.ui.errors import show_problem
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 if TYPE_CHECKING:
     from nanochat.analysis import training_resume_helper as helper
@@ -76,7 +76,7 @@ def drill() -> None:
         return
     recovers = job.facts.get("part") == "recover"
     for scene in helper.told(_before(job) if recovers else job).scenes:
-        st.markdown(f"**{visible(scene['title'])}.** {visible(scene['sentence'])}")
+        st.markdown(f"**{plain(scene['title'])}.** {plain(scene['sentence'])}")
     if alive:
         _watched(job, "Going on" if recovers else "Making a tokenizer")
         return
@@ -154,7 +154,7 @@ def _watched(job: jobs.Job, at_first: str) -> None:
             try:
                 jobs.stop(job)
             except jobs.JobError as error:
-                st.info(visible(str(error)))
+                st.info(plain(str(error)))
             else:
                 st.session_state[asked] = True
         st.caption("It goes on if you close this page; come back and it is here.")

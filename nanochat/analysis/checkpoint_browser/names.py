@@ -108,7 +108,7 @@ def _by_id(roots: Sequence[Root], name: str, source: str | None) -> tuple[str, s
         and wanted in (None, stage)
         and parts["root"] in (None, root.name)
         and parts["folder"] in (None, folder.parent.name)
-        and (not parts["old"] or folder.parent.name == "sft_checkpoints")
+        and (not (parts["old"] or parts["stage"]) or bool(parts["old"]) == (folder.parent.name == "sft_checkpoints"))
     ]
     if not fitting:
         there = ", ".join(shown(folder_name(*run)) for run in known[:12]) + (", ..." if len(known) > 12 else "")

@@ -133,5 +133,5 @@ def _is_cut(text: str, error: json.JSONDecodeError) -> bool:
 
 def sentences(findings: Sequence[Finding]) -> str:
     """Several findings as one line of text."""
-    where = ("" if one.message is None else f"message {one.message}: " for one in findings)
+    where = ("" if one.message is None else f"message {one.message + 1}: " for one in findings)
     return "; ".join(f"{place}{one.sentence}" for place, one in zip(where, findings, strict=True))

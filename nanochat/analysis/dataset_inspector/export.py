@@ -4,6 +4,7 @@ Clean and rejected lines are copied as bytes and never written anew; together th
 lines. An export also ends lines with \\n and drops a byte order mark. Each file appears whole or not at all.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -98,11 +99,12 @@ def export(
 ) -> Exported:
     """Hand the lines of one of PARTS to `write`, some megabytes at a time. Raises InspectorError.
 
-    drop_duplicates: a line that equals an earlier one is rejected, not clean.
+    drop_duplicates: a line that equals an earlier one is rejected, not clean; nor is a repaired one written twice.
     """
     repeated = report.duplicates["row"].implode()
     again = pl.col("row").is_in(repeated).cast(pl.UInt32) * (_DUPLICATE if drop_duplicates else 0)
     counts: Counter[str] = Counter()
+    seen: set[bytes] = set()  # of what is repaired: two faults of one line come out alike
     lines = size = done = 0
     for number, source in enumerate(report.sources):
         kinds = report.index.collect(
@@ -115,6 +117,8 @@ def export(
                     lines, size = lines + 1, size + block.overlong
                 continue
             kept = list(_chosen(report, block, kinds, part, counts))
+            if part == "repaired" and drop_duplicates:
+                kept = list(_first_times(kept, seen))
             data = b"".join(kept)
             write(data)
             lines, size, done = lines + len(kept), size + len(data), done + len(block.data)
@@ -142,6 +146,15 @@ def _chosen(report: Report, block: Block, kinds: list[int], part: str, counts: C
             if repaired is not None:
                 counts.update(done)
                 yield repaired + b"\n"
+
+
+def _first_times(lines: list[bytes], seen: set[bytes]) -> Iterator[bytes]:
+    """The lines whose digest is not in `seen`, which learns it."""
+    for line in lines:
+        digest = hashlib.blake2b(line, digest_size=16).digest()
+        if digest not in seen:
+            seen.add(digest)
+            yield line
 
 
 def plain(line: bytes, number: int) -> bytes:

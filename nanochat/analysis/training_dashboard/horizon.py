@@ -32,7 +32,7 @@ def steps_in_all(
 def _of_parts(asked: int, facts: Mapping[str, Any]) -> tuple[int, str]:
     """nanochat's fine-tuning of 2026 counts batches, of which several make an update; the first comes before any."""
     parts = facts.get("gradient_accumulation")
-    if not isinstance(parts, int) or parts < 1:
+    if type(parts) is not int or parts < 1:
         return asked, "--num-iterations of the run, if a batch is an update: no log tells how many make one"
     return max(-(-(asked - 1) // parts), 1), f"--num-iterations {asked} of the run, {parts} of them an update"
 
