@@ -19,6 +19,7 @@ from nanochat.metrics_reader import open_metrics
 from nanochat.metrics_records import RecordParser
 
 LONG = 64 << 20  # bytes; less is read about as soon as a chart is drawn
+LONG_KEPT = 256 << 20  # the same where the file is kept as Parquet
 PLACES = 400  # as many as a chart has points, about
 PIECE = 1 << 15  # bytes at each place: some 80 records
 
@@ -38,11 +39,11 @@ def glance(path: str | Path) -> Glance | None:
         MetricsError: it cannot be read.
     """
     path = Path(path)
-    if source_of(path) != "metrics" or not path.is_file() or metrics_cache.is_kept(path):
+    if source_of(path) != "metrics" or not path.is_file():
         return None
     with open_metrics(path) as file:
         length = os.fstat(file.fileno()).st_size
-        if length < LONG:
+        if length < (LONG_KEPT if metrics_cache.is_kept(path) else LONG):
             return None
         parts = []
         for number in range(PLACES):

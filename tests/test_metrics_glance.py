@@ -61,6 +61,9 @@ def test_none_where_reading_all_is_quick(long: Path, monkeypatch: pytest.MonkeyP
     assert whole.frame.height == 5_000
     assert follower.glance() == ([], 1.0), "this one has read it"
     assert metrics.glance(long / "metrics.jsonl") is None, "and it is kept for whoever comes next"
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics_glance, "LONG_KEPT", 1 << 17)
+        assert metrics.glance(long / "metrics.jsonl") is not None, "which takes a while, too, where it is that long"
     (long / "metrics.jsonl").write_text(json.dumps(record(0, 7.0)) + "\n")
     assert metrics.glance(long / "metrics.jsonl") is None, "a short file"
     assert metrics.glance(long / "none.jsonl") is None
