@@ -69,7 +69,8 @@ def show(folders: Sequence[Path], logs: Sequence[Path], uploaded: Sequence[dashb
     """The curve and its figures, drawn again each second while a run is being written; below it what does not move."""
     from nanochat.analysis import training_dashboard as dashboard
 
-    runs = dashboard.told_apart([*opened(folders, logs), *uploaded])
+    place = st.empty()  # always here: what follows keeps its place on the page, whether a run had to be read or not
+    runs = dashboard.told_apart([*opened(folders, logs, place), *uploaded])
     if not runs:
         return
     live = any(run.live for run in runs)

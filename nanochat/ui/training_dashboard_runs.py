@@ -100,14 +100,14 @@ def _follower(path: str) -> dashboard.Follower:
     return dashboard.Follower(path)
 
 
-def opened(folders: Sequence[Path], logs: Sequence[Path]) -> list[dashboard.History]:
+def opened(folders: Sequence[Path], logs: Sequence[Path], place: Any = None) -> list[dashboard.History]:
     """The runs that can be read; for each of the others a box with the reason. Of a run that was read before, only
-    what was written since is read."""
+    what was written since is read. place: an st.empty for what is shown meanwhile."""
     found: list[dashboard.History] = []
     for path in [*folders, *logs]:
         follower = _follower(str(path.absolute()))
         try:
-            with contextlib.nullcontext() if follower.looked else _while_reading(follower):
+            with contextlib.nullcontext() if follower.looked or place is None else _while_reading(follower, place):
                 found += follower.look()
         except Exception as error:
             if not is_message(error):
@@ -117,12 +117,11 @@ def opened(folders: Sequence[Path], logs: Sequence[Path]) -> list[dashboard.Hist
 
 
 @contextlib.contextmanager
-def _while_reading(follower: dashboard.Follower) -> Iterator[None]:
+def _while_reading(follower: dashboard.Follower, place: Any) -> Iterator[None]:
     """A first curve of a long run by some of its lines, until all are read; of any other one a word."""
     from nanochat.analysis import training_dashboard as dashboard
     from nanochat.charts.training_dashboard import curve_chart
 
-    place = st.empty()
     with place.container():
         runs, share = follower.glance()
         points = dashboard.curve(runs, "train_loss", dashboard.Look(points=POINTS)) if runs else None

@@ -164,4 +164,4 @@ def rate_text(rate: float | None) -> str:
     """
     if rate is None:
         return "unknown"
-    return f"{rate:.6f}" if rate == 0 or abs(rate) >= 1e-4 else f"{rate:.2e}"
+    return f"{rate:.6f}" if rate == 0 or abs(rate) >= 1e-6 else f"{rate:.2e}"
