@@ -7,7 +7,7 @@ from nanochat.ui import attention_visualizer as views
 from nanochat.ui.attention_visualizer import PAGE
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.models import Shared, open_shared
-from nanochat.ui.pickers import base_dir_input, pick_checkpoint, runs_by_id
+from nanochat.ui.pickers import base_dir_input, pick_checkpoint, pick_view, runs_by_id
 from nanochat.ui.shell import heading
 
 
@@ -57,11 +57,8 @@ def main() -> None:
         with errors_as_sentences("reading the text"):
             off = _off_heads(model)
             report = views.look_at(model, text, off, chat)
-            view = st.segmented_control(
-                "View", list(views.VIEWS), default="Matrix", required=True, key=f"{PAGE}_view", bind="query-params",
-                label_visibility="collapsed",
-            )  # fmt: skip
-            views.VIEWS[view or "Matrix"](model, report)
+            view = pick_view(PAGE, list(views.VIEWS))
+            views.VIEWS[view](model, report)
         if st.toggle("What to look for", key=f"{PAGE}_lesson_shown"):
             views.draw_lesson()
 

@@ -6,7 +6,7 @@ from nanochat.ui import checkpoint_browser as views
 from nanochat.ui import checkpoint_browser_compare as compare_views
 from nanochat.ui.checkpoint_browser import PAGE
 from nanochat.ui.errors import errors_as_sentences
-from nanochat.ui.pickers import base_dir_input, known_roots
+from nanochat.ui.pickers import base_dir_input, known_roots, pick_view
 from nanochat.ui.shell import heading
 from nanochat.ui.states import nothing_yet
 
@@ -31,15 +31,7 @@ def main() -> None:
             return
         # A link from another page carries a run: that is what is wanted then.
         first = "Inspect" if f"{PAGE}_run" in st.query_params else "List"
-        view = st.segmented_control(
-            "View",
-            VIEWS,
-            default=first,
-            required=True,
-            key=f"{PAGE}_view",
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+        view = pick_view(PAGE, VIEWS, first)
         with errors_as_sentences("looking at checkpoints"):
             if view == "Inspect":
                 views.draw_inspect(extra)

@@ -7,6 +7,7 @@ from nanochat.analysis import tokenizer_playground as playground
 from nanochat.ui.conversation_template_builder import PAGE, conversation, draw_editor, draw_save
 from nanochat.ui.conversation_template_builder_views import VIEWS, draw_loss, draw_verdict
 from nanochat.ui.errors import errors_as_sentences
+from nanochat.ui.pickers import pick_view
 from nanochat.ui.shell import heading
 from nanochat.ui.text import visible
 from nanochat.ui.tokenizer_playground import opened
@@ -49,11 +50,8 @@ def main() -> None:
     value = conversation()
     with right, errors_as_sentences("showing the conversation"):
         if draw_verdict(value):
-            view = st.segmented_control(
-                "View", [*VIEWS, LOSS, JSON_LINE], default="Mask", key=f"{PAGE}_view", bind="query-params",
-                required=True, label_visibility="collapsed",
-            )  # fmt: skip
-            _draw_view(view or "Mask", value)
+            view = pick_view(PAGE, [*VIEWS, LOSS, JSON_LINE])
+            _draw_view(view, value)
     st.header("Keep it", anchor=False)
     draw_save(value)
 

@@ -7,7 +7,7 @@ from nanochat.ui import generation_explorer as views
 from nanochat.ui import generation_explorer_settings as several
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.generation_explorer import PAGE
-from nanochat.ui.pickers import base_dir_input, pick_checkpoint
+from nanochat.ui.pickers import base_dir_input, pick_checkpoint, pick_view
 from nanochat.ui.shell import heading
 from nanochat.ui.text import visible
 
@@ -45,15 +45,7 @@ def main() -> None:
         if chat and st.toggle("Continue as plain text", key=f"{PAGE}_plain", bind="query-params"):
             chat = False
         work = views.work_on(model, _prompt(model, chat))
-        view = st.segmented_control(
-            "View",
-            VIEWS,
-            default=VIEWS[0],
-            required=True,
-            key=f"{PAGE}_view",
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+        view = pick_view(PAGE, VIEWS)
         if view == VIEWS[1]:
             several.draw_comparison(work, settings, most)
         elif view == VIEWS[2]:

@@ -6,6 +6,7 @@ from nanochat.analysis.model_calculator import CalculatorError
 from nanochat.ui import model_calculator as views
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.model_calculator import PAGE
+from nanochat.ui.pickers import pick_view
 from nanochat.ui.shell import heading
 from nanochat.ui.text import plain
 
@@ -16,15 +17,7 @@ def main() -> None:
     """Draw the page."""
     heading(PAGE, "How large a model is, what it needs and what it costs, before you train it.")
     with errors_as_sentences("calculating"):
-        view = st.segmented_control(
-            "View",
-            VIEWS,
-            default=VIEWS[0],
-            required=True,
-            key=f"{PAGE}_view",
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+        view = pick_view(PAGE, VIEWS)
         try:
             if view == VIEWS[3]:
                 views.draw_budget()

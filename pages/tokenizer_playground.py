@@ -6,7 +6,7 @@ from nanochat.analysis import tokenizer_playground as playground
 from nanochat.analysis.tokenizer_playground import Known, Place
 from nanochat.ui import tokenizer_playground as views
 from nanochat.ui.errors import errors_as_sentences
-from nanochat.ui.pickers import base_dir_input
+from nanochat.ui.pickers import base_dir_input, pick_view
 from nanochat.ui.shell import heading
 from nanochat.ui.text import plain, visible
 from nanochat.ui.tokenizer_playground import MEMORY, PAGE, TRAINED
@@ -86,15 +86,7 @@ def main() -> None:
             if missing:
                 views.show_missing(missing)
         known = _choose(places)
-        view = st.segmented_control(
-            "View",
-            VIEWS,
-            default=VIEWS[0],
-            required=True,
-            key=f"{PAGE}_view",
-            bind="query-params",
-            label_visibility="collapsed",
-        )
+        view = pick_view(PAGE, VIEWS)
         with errors_as_sentences("reading the text"):
             _draw(view or VIEWS[0], known, places)
 

@@ -4,6 +4,7 @@ A checkpoint's id is `stage/tag@step`, behind `root:` where it is not in our wor
 `nanochat:base/d12@4000`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,3 +147,16 @@ def pick_checkpoint(
     )
     step = newest_first[0] if step is None else step
     return Checkpoint(f"{run_id(root, run)}@{step}", root, run, step)
+
+
+def pick_view(page: str, views: Sequence[str], first: str | None = None) -> str:
+    """One of a page's views, in the address; `first` to begin with, else the first of them."""
+    return st.segmented_control(
+        "View",
+        views,
+        default=views[0] if first is None else first,
+        required=True,
+        key=f"{page}_view",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
