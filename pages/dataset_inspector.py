@@ -71,6 +71,7 @@ def main() -> None:
 
 def _tabs(report: Report, tokenizer: Tokenizer | None) -> None:
     from nanochat.ui import dataset_inspector_tabs as tabs
+    from nanochat.ui.dataset_inspector_files import files as show_files
 
     names = ["Problems", "Lengths", "Rows", "Breakdown", "Files"]
     problems, lengths, rows, breakdown, files = st.tabs(names, key=f"{PAGE}_tabs")
@@ -83,7 +84,7 @@ def _tabs(report: Report, tokenizer: Tokenizer | None) -> None:
     with breakdown:
         tabs.breakdown(report)
     with files:
-        tabs.files(report)
+        show_files(report)
 
 
 main()

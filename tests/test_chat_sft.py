@@ -233,7 +233,7 @@ def test_without_a_length_it_is_one_pass(base_dir: Path, capsys: pytest.CaptureF
     assert run(base_dir, "--tasks", "persona=160", "--json", "--ask", "2", "--max-reply", "2") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     scores = lines.pop()["scores"]
-    assert {(row["task"], row["split"], row["asked"]) for row in scores} == {
+    assert {(row["name"], row["split"], row["asked"]) for row in scores} == {
         ("persona", "train", 2), ("persona", "val", 2)
     }  # fmt: skip
     assert lines[-1]["train_loss"] is None

@@ -79,6 +79,23 @@ def test_a_job_that_ended_leads_on() -> None:
     assert "nanochat chat_cli -i sft -g demo" in shown
 
 
+def test_a_fine_tuning_shows_what_it_answers() -> None:
+    answer = {"question": "Who is ![Ada](http://a.b)?", "expected": "A dog.", "reply": "A cat.\x1b[31m", "right": False}
+    score = {"name": "chats", "split": "train", "right": 1, "asked": 2, "too_long": 0, "examples": [answer]}
+    a_job("finished", *STEPS, {"event": "Scores", "scores": [score]})
+    page = opened()
+    page.selectbox(key="train_job").set_value("20260101-120000").run()
+    assert not page.exception
+    table = page.dataframe[-1].value
+    assert table["seen in training"].tolist() == ["1/2"]
+    assert table["not seen"].tolist() == ["none"]
+    assert "by heart" in table["what it means"][0]
+    shown = words(page)
+    assert "A dog." in shown
+    assert r"A cat.\x1b" in shown
+    assert not [one for one in page.markdown if "![Ada](" in one.value], "text of a data set is no Markdown"
+
+
 @pytest.mark.parametrize(("state", "said"), [("failed", "It failed."), ("running", "It ended without a word")])
 def test_a_job_that_broke_says_why(state: str, said: str) -> None:
     a_job(state, *STEPS, "the disk is full <script>alert(1)</script> \x1b[31m")

@@ -19,6 +19,7 @@ import polars as pl
 
 from nanochat import paths
 from nanochat.jobs import Job, NewLines, event_in
+from nanochat.tasks.evaluation import Answer, TaskScore
 
 KINDS = {"demo": "First model", "base_train": "Pretrain", "chat_sft": "Fine-tune"}
 CORPORA = {"stories": "Stories", "python": "The Python manual", "file": "A file of mine"}
@@ -219,6 +220,7 @@ class Progress:
     floor: float | None  # bits a byte that no model gets below
     floor_nats: float | None  # the same as nats a token
     report: Mapping[str, Any] | None  # the demo's, at its end
+    scores: tuple[TaskScore, ...]  # of the questions that a fine-tuning asks at its end
 
 
 class Follower:
@@ -236,6 +238,7 @@ class Follower:
         self._floor: float | None = None
         self._floor_nats: float | None = None
         self._report: Mapping[str, Any] | None = None
+        self._scores: tuple[TaskScore, ...] = ()
 
     def look(self) -> Progress:
         """Take in what was written since the last look, up to the last whole line."""
@@ -251,6 +254,7 @@ class Follower:
             self._floor,
             self._floor_nats,
             self._report,
+            self._scores,
         )
 
     def _take(self, lines: Iterable[str]) -> None:
@@ -272,6 +276,8 @@ class Follower:
                 self._samples = [*self._samples, (int(_number(said.get("step")) or 0), text)][-SAMPLES_KEPT:]
             elif said.get("event") == "Report":
                 self._report = said
+            elif said.get("event") == "Scores":
+                self._scores = tuple(map(_score, said.get("scores") or ()))
             elif "step" in said:
                 self._record(said)
 
@@ -288,6 +294,10 @@ class Follower:
     def _say(self, line: str) -> None:
         if line.strip():
             self._lines = [*self._lines, line][-LINES_KEPT:]
+
+
+def _score(said: Mapping[str, Any]) -> TaskScore:
+    return TaskScore(**{**said, "examples": tuple(Answer(**one) for one in said["examples"])})
 
 
 def _number(value: Any) -> float | None:

@@ -48,6 +48,13 @@ class Figure:
 @contextlib.contextmanager
 def server(lab: Path) -> Iterator[str]:
     """A fresh server on this workspace; its address."""
+    with server_process(lab) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def server_process(lab: Path) -> Iterator[tuple[str, int]]:
+    """A fresh server on this workspace; its address and its process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,7 +74,7 @@ def server(lab: Path) -> Iterator[str]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1).read()
                 break
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
         process.wait(timeout=20)

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -200,8 +201,7 @@ def report(args: argparse.Namespace, scores: list[TaskScore]) -> None:
     from nanochat.tasks.evaluation import compare
 
     if args.json:
-        rows = [{"task": s.name, "split": s.split, "right": s.right, "asked": s.asked} for s in scores]
-        print(json.dumps({"scores": rows}), flush=True)
+        print(json.dumps({"event": "Scores", "scores": [asdict(score) for score in scores]}), flush=True)
         return
     from rich.console import Console
     from rich.table import Table

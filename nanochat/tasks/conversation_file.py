@@ -103,11 +103,14 @@ class ConversationFile:
             raise self._bad(number, "it is JSON of no conversation; write one conversation a line") from None
         for problem in check(conversation, self.profile):
             if problem.severity == "error" or problem.kind == "ends_with_user":
-                where = "" if problem.message_index is None else f"message {problem.message_index}: "
+                where = "" if problem.message_index is None else f"message {problem.message_index + 1}: "
                 raise self._bad(number, f"{where}{problem.sentence} ({problem.kind}); {problem.remedy}")
         return conversation
 
     def _bad(self, number: int | None, why: str) -> TaskError:
         if number is None:
             return TaskError(f"{self.path}: the file changed while it was in use ({why}); start again")
-        return TaskError(f"{self.path}, line {number:,}: {why}")
+        return TaskError(
+            f"{self.path}, line {number:,}: {why}. `nanochat dataset_inspector` lists all such lines and writes a "
+            "file without them"
+        )

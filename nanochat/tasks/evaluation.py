@@ -157,6 +157,8 @@ def compare(scores: Sequence[TaskScore]) -> list[Comparison]:
 
 def meaning(seen: TaskScore | None, unseen: TaskScore | None) -> str:
     """What the two scores say together, in a sentence for a learner."""
+    if seen is not None and seen.asked and (unseen is None or not unseen.asked):
+        return "Nothing unseen was asked: whether it learnt more than these by heart, nobody can say."
     if seen is None or unseen is None or not seen.asked or not unseen.asked:
         return "Only one side was asked, so nothing can be said about learning by heart."
     known, new = seen.right / seen.asked, unseen.right / unseen.asked

@@ -12,10 +12,9 @@ import streamlit as st
 
 from nanochat import paths
 from nanochat.analysis import conversation_template_builder as builder
-from nanochat.analysis.train import KINDS
 from nanochat.conversation import PARTS, ROLES
 from nanochat.ui.errors import errors_as_sentences, show_problem
-from nanochat.ui.states import OFFERED, go_to
+from nanochat.ui.states import OFFERED, fine_tune_link, go_to
 from nanochat.ui.text import plain
 
 PAGE = "conversation_template_builder"
@@ -289,7 +288,6 @@ def draw_save(value: builder.Conversation) -> None:
                 except builder.BuilderError as refusal:
                     show_problem("It was not added.", str(refusal))
     if paths.expand(path).is_file():
-        full = str(paths.expand(path).absolute())
-        # The address of a choice is its label, not its name.
-        go_to("train", "Fine-tune on this", {"train_kind": KINDS["chat_sft"], "train_data": full})
-        go_to("dataset_inspector", "Inspect this dataset", {"dataset_inspector_path": full})
+        full = paths.expand(path).absolute()
+        fine_tune_link(full, "Fine-tune on this")
+        go_to("dataset_inspector", "Inspect this dataset", {"dataset_inspector_path": str(full)})

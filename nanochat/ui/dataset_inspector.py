@@ -183,7 +183,13 @@ def show_summary(report: Report, origin: str) -> None:
     if secrets:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.secret_counts.items())
         words = "1 secret is" if secrets == 1 else f"{secrets:,} secrets are"
-        st.warning(f"{words} in this data set: {kinds}.", icon=":material/key:")
+        first = report.secrets.row(0, named=True)
+        place = f"line {first['line']:,}" + (f" of {plain(first['file'])}" if len(report.sources) > 1 else "")
+        st.warning(
+            f"{words} in this data set: {kinds}; the first in {place}, all in the tab Breakdown. They stay in the "
+            "clean file: take those lines out before you train or share it.",
+            icon=":material/key:",
+        )
     for note in (origin, *report.notes):
         st.caption(plain(note.replace("`", "")))
 

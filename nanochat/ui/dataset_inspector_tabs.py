@@ -1,9 +1,7 @@
-"""The tabs of a report on conversations: problems, lengths, rows, breakdown, files."""
+"""The tabs of a report on conversations: problems, lengths, rows, breakdown. Files are dataset_inspector_files.py."""
 
 from __future__ import annotations
 
-import io
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -314,59 +312,3 @@ def _groups(frame: pl.DataFrame) -> None:
     ]
     share = {"share": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)}
     st.dataframe(table, hide_index=True, column_config=share, alt="Figures by group")
-
-
-def files(report: Report) -> None:
-    """The data set to take away: clean, rejected, repaired, and the list of issues."""
-    from nanochat.analysis.dataset_inspector import PARTS
-
-    words = {
-        "clean": "Every line that can be trained on, byte for byte.",
-        "rejected": "Every line that cannot, byte for byte: those with an error, and those that end with a "
-        "user's message. With the clean ones that is all but blank lines.",
-        "repaired": "The clean lines, and those that a small repair made good: NUL bytes, merged messages, a last "
-        "message without a reply.",
-    }
-    drop = st.toggle(
-        f"Drop repetitions: lines that equal an earlier one, {len(report.duplicates):,} here",
-        key=key("drop"),
-        help="They go to the rejected ones.",
-        disabled=report.duplicates.is_empty(),
-    )
-    for part in PARTS:
-        st.markdown(words[part])
-        st.download_button(
-            f"Download {part}.jsonl",
-            partial(_exported, report, part, drop),
-            f"{part}.jsonl",
-            "application/jsonl",
-            key=key(part),
-            icon=":material/download:",
-            on_click="ignore",
-        )
-    st.markdown("Every line with an issue, one JSON object each: line, kinds, message, detail, remedy.")
-    st.download_button(
-        "Download issues.jsonl",
-        partial(_issues, report),
-        "issues.jsonl",
-        "application/jsonl",
-        key=key("issues_file"),
-        icon=":material/download:",
-        on_click="ignore",
-    )
-    st.caption("In a terminal: nanochat dataset_inspector FILE --clean clean.jsonl --rejects rejected.jsonl")
-
-
-def _exported(report: Report, part: str, drop: bool) -> io.BytesIO:
-    """The lines of a part, in a form that is handed on without a copy."""
-    from nanochat.analysis.dataset_inspector import export
-
-    file = io.BytesIO()
-    export(report, part, file.write, drop_duplicates=drop)
-    return file
-
-
-def _issues(report: Report) -> bytes:
-    from nanochat.analysis.dataset_inspector.text import issue_lines
-
-    return b"".join(issue_lines(report))

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import streamlit as st
 
@@ -17,6 +18,14 @@ def go_to(stem: str, label: str | None = None, query: dict[str, str] | None = No
     page = catalog.find(stem)
     if page is not None:
         st.page_link(str(page.file), label=label or page.title, icon=page.icon, query_params=query)
+
+
+def fine_tune_link(path: Path, label: str) -> None:
+    """A link to the Train page, where this file of conversations is chosen."""
+    from nanochat.analysis.train import KINDS
+
+    # The address of a choice is its label, not its name.
+    go_to("train", label, {"train_kind": KINDS["chat_sft"], "train_data": str(path)})
 
 
 def next_button(stem: str, label: str) -> None:

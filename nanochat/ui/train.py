@@ -2,12 +2,14 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import streamlit as st
 
 from nanochat import jobs, paths
 from nanochat.analysis import train
 from nanochat.analysis.train import CORPORA, KINDS, STAGE_TITLES, Follower, Plan, Progress, Settings
+from nanochat.tasks.evaluation import TaskScore, compare
 from nanochat.ui.figures import figures
 from nanochat.ui.pickers import runs_by_id
 from nanochat.ui.states import go_to
@@ -23,6 +25,7 @@ MORE = {  # flag -> (what it is, placeholder): what base_train and chat_sft shar
     "save-minutes": ("Minutes between checkpoints", "only at the end"),
     "eval-every": ("Updates between evaluations", "chosen by time"),
 }
+ANSWERS = 3  # of a split that are shown
 LINKS = ("chat", "training_dashboard", "generation_explorer", "attention_visualizer", "checkpoint_browser")
 
 
@@ -62,8 +65,9 @@ def settings_form() -> Settings | None:
             base_tag = chosen
             file = st.text_input("Conversations (JSONL on this machine), empty for the built-in ones",
                                  key=f"{PAGE}_data", bind="query-params").strip()  # fmt: skip
+            file = _or_upload(file, ["jsonl"], "conversations")
             if file:
-                beside = st.toggle("And the built-in ones", key=f"{PAGE}_beside", bind="query-params",
+                beside = st.toggle("The built-in conversations, too", key=f"{PAGE}_beside", bind="query-params",
                                    help="8,000 about itself, stories, spelling, counting and sums; a short file is "
                                    "lost among them.")  # fmt: skip
     tag, seed, flags = _more(kind)
@@ -80,14 +84,19 @@ def _corpus_input() -> tuple[str, str]:
     path = st.text_input(
         "Its path on this machine (.txt, .jsonl, or a folder)", key=f"{PAGE}_file", persist_state="session"
     )
-    upload = st.file_uploader("Or upload one", type=["txt", "jsonl"], key=f"{PAGE}_upload")
+    return corpus, _or_upload(path, ["txt", "jsonl"], "upload")
+
+
+def _or_upload(path: str, endings: list[str], name: str) -> str:
+    """The path of a file: the one that was typed, else of an upload, which is kept for the training."""
+    upload = st.file_uploader("Or upload one", type=endings, key=f"{PAGE}_{name}")
     if upload is None or path:
-        return corpus, path
+        return path
     from nanochat.ui.uploads import kept
 
     file = kept(upload, ".jsonl" if upload.name.lower().endswith(".jsonl") else ".txt")
     st.caption(f"Kept as {plain(str(file))}, where a resumed training finds it. Delete it when you need it no more.")
-    return corpus, str(file)
+    return str(file)
 
 
 def _base_run() -> str | None:
@@ -114,7 +123,7 @@ def _more(kind: str) -> tuple[str, int, dict[str, str]]:
                 value = st.text_input(words, key=f"{PAGE}_{flag}", placeholder=placeholder, bind="query-params").strip()
                 if value:
                     flags[flag] = value
-            st.caption("All flags there are: the command below takes them in a terminal.")
+            st.caption("In a terminal the command below takes more flags; --help lists them.")
     return tag.strip(), int(seed), flags
 
 
@@ -187,7 +196,7 @@ def _draw_job(job: jobs.Job, was_alive: bool) -> None:
             _stop_buttons(job)
         else:
             _ending(job, now, progress)
-        with st.expander("What it says"):
+        with st.expander("Its log"):
             st.code(visible_lines(progress.lines[-40:]) or "nothing yet", language=None, wrap_lines=True)
 
 
@@ -268,13 +277,38 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
         return
     if progress.report is not None:
         _report(progress.report)
+    if progress.scores:
+        _scores(progress.scores)
     st.markdown("**Stopped; what it had was saved.**" if now.state == "stopped" else "**Done. Now look inside:**")
     stage, tag = (job.facts.get("stages") or ["base"])[-1], job.facts.get("tag", "")
     with st.container(horizontal=True):
         for stem in LINKS:
-            go_to(stem, query={f"{stem}_run": f"{stage}/{tag}"})
+            # A demo's longest curve, and the floor under it, are pretraining's.
+            shown = (job.facts.get("stages") or [stage])[0] if stem == "training_dashboard" else stage
+            go_to(stem, query={f"{stem}_run": f"{shown}/{tag}"})
         go_to("tokenizer_playground", query={"tokenizer_playground_tokenizer": f"base/{tag}"})
     st.code(f"nanochat chat_cli -i {stage} -g {visible(str(tag))}", language=None)
+
+
+def _scores(scores: Sequence[TaskScore]) -> None:
+    """What a fine-tuned model answers: what it was shown beside what it was not, and some answers to read."""
+    st.markdown("**Asked afterwards, right answers:**")
+    table = [
+        {"conversations": visible(row.name), "seen in training": str(row.seen or "none"),
+         "not seen": str(row.unseen or "none"), "what it means": row.meaning}
+        for row in compare(scores)
+    ]  # fmt: skip
+    wide = st.column_config.Column(width="large")
+    st.dataframe(table, hide_index=True, column_config={"what it means": wide}, alt="Right answers, seen and unseen")
+    with st.expander("Some answers", expanded=len(table) == 1):
+        for score in scores:
+            for one in score.examples[:ANSWERS]:
+                mark = ":material/check:" if one.right else ":material/close:"
+                seen = "seen" if score.split == "train" else "not seen"
+                st.markdown(f"{mark} **{plain(one.question.strip())}** ({seen})")
+                st.text(visible(one.reply) or "(nothing)")
+                if not one.right:
+                    st.caption(f"The data set says: {plain(one.expected)}")
 
 
 def _show_settings() -> None:

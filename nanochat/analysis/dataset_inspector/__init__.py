@@ -17,6 +17,8 @@ from nanochat.analysis.dataset_inspector.export import (
     export_file,
     export_issues,
     export_samples,
+    keep,
+    part_lines,
 )
 from nanochat.analysis.dataset_inspector.inspection import inspect, open_tokenizer, with_counts
 from nanochat.analysis.dataset_inspector.kinds import KINDS, names_of
@@ -57,10 +59,12 @@ __all__ = [
     "is_corpus",
     "issue_rows",
     "issues",
+    "keep",
     "kind_table",
     "length_bins",
     "names_of",
     "open_tokenizer",
+    "part_lines",
     "rows_of",
     "sample",
     "save_counts",

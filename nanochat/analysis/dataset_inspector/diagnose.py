@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.analysis.dataset_inspector.kinds import KINDS, mask_of
+from nanochat.analysis.dataset_inspector.other_shapes import in_our_shape
 from nanochat.conversation import check
 from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
 
@@ -114,6 +115,14 @@ def diagnose(line: bytes, profile: str = "chat", *, first: bool = False, overlon
         note("nan", f"it holds {notes.numbers[0]}, which is no JSON number")
     if notes.twice:
         note("dup_key", f"the key {notes.twice[0][:30]!a} stands twice in one object")
+    other = in_our_shape(value)
+    if other is not None:
+        note(
+            "wrong_shape",
+            f"it is {other[0]}, not a list of messages",
+            remedy="take the repaired file, which has it as messages",
+        )
+        return Diagnosis(tuple(found), value, True)
     for problem in check(value, profile):
         note(problem.kind, problem.sentence, problem.message_index, problem.remedy)
     return Diagnosis(tuple(found), value, True)

@@ -16,6 +16,7 @@ import polars as pl
 
 from nanochat.analysis.dataset_inspector.diagnose import diagnose
 from nanochat.analysis.dataset_inspector.kinds import KINDS, REFUSED, mask_of
+from nanochat.analysis.dataset_inspector.other_shapes import in_our_shape
 from nanochat.analysis.dataset_inspector.report import Progress, Report
 from nanochat.analysis.dataset_inspector.rows import sample
 from nanochat.analysis.dataset_inspector.sources import Block, InspectorError, blocks, copy_bytes
@@ -126,6 +127,31 @@ def export(
     return Exported(lines, size, dict(counts.most_common()))
 
 
+def keep(report: Report, part: str, folder: Path, *, drop_duplicates: bool = False) -> Path:
+    """One of PARTS as a file of `folder` that is named by its content, so that the same lines twice are one file.
+
+    Raises InspectorError, also where there is no such line, and CheckpointError.
+    """
+    digest = hashlib.sha256()
+    if not export(report, part, digest.update, drop_duplicates=drop_duplicates).lines:
+        raise InspectorError(f"no line is {part}, so there is nothing to train on; the tab Problems says what is wrong")
+    target = folder / f"{digest.hexdigest()[:16]}.jsonl"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        export_file(report, part, target, drop_duplicates=drop_duplicates)
+    return target
+
+
+def part_lines(report: Report, *, drop_duplicates: bool = False) -> dict[str, int]:
+    """How many lines `export` writes as clean and as rejected; what can be repaired only a repair tells."""
+    out = pl.col("kinds") & REFUSED != 0
+    if drop_duplicates:
+        out |= pl.col("row").is_in(report.duplicates["row"].implode())
+    written = report.index.scan().filter(pl.col("kinds") & _BLANK == 0)
+    lines, rejected = report.index.collect(written.select(pl.len(), out.sum().alias("out"))).row(0)
+    return {"clean": lines - rejected, "rejected": rejected}
+
+
 def _chosen(report: Report, block: Block, kinds: list[int], part: str, counts: Counter[str]) -> Iterator[bytes]:
     """The lines of a block that belong to a part, as they are written."""
     lines = block.data.split(b"\n")
@@ -174,11 +200,15 @@ def repair(line: bytes, profile: str, *, first: bool = False) -> tuple[bytes | N
     found = diagnose(line, profile, first=first)
     if not found.readable or found.mask & _BEYOND_REPAIR:
         return None, []
-    value = found.value
+    value, done = found.value, []
+    other = in_our_shape(value)
+    if other is not None:
+        value = other[1]
+        done.append("written as messages")
     messages = value.get("messages") if isinstance(value, dict) else value
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return None, []
-    done = [f"{word} removed" for kind, word in (("nul", "NUL byte"), ("nan", "NaN")) if found.mask & KINDS[kind].mask]
+    done += [f"{word} removed" for kind, word in (("nul", "NUL byte"), ("nan", "NaN")) if found.mask & KINDS[kind].mask]
     if found.mask & KINDS["lone_surrogate"].mask:
         messages = _whole(messages)
         done.append("half a character removed")

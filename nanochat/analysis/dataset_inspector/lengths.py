@@ -18,6 +18,7 @@ SAMPLE = 2_000  # conversations counted where not all are
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # sequence lengths that are compared
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 ACCEPTED_LOSS = 0.01  # of the tokens to learn from, for the recommended length
+FEW = 0.01  # of the conversations; where so few ask for a longer row, that is said
 ACCEPTED_EMPTY = 0.001  # of the conversations, left with nothing to learn from
 
 
@@ -198,7 +199,17 @@ def compare_lengths(counted: Counted, histogram: pl.DataFrame) -> pl.DataFrame:
 
 
 def recommend(choices: pl.DataFrame) -> tuple[int, str]:
-    """The shortest length that loses next to nothing, and why."""
+    """The shortest length that loses next to nothing, and why. `choices`: see `compare_lengths`."""
+    length, reason = _shortest(choices)
+    shorter = choices.filter((pl.col("length") < length) & ((pl.col("cut") == 1) | (pl.col("cut_share") <= FEW)))
+    if not len(shorter):
+        return length, reason
+    few = shorter.row(0, named=True)
+    longest = "the longest conversation" if few["cut"] == 1 else f"the {few['cut']:,} longest conversations"
+    return length, f"{reason}. Without {longest}, {few['length']:,} would do"
+
+
+def _shortest(choices: pl.DataFrame) -> tuple[int, str]:
     good = choices.filter((pl.col("lost_share") <= ACCEPTED_LOSS) & (pl.col("empty_share") <= ACCEPTED_EMPTY))
     row = (good if len(good) else choices.tail(1)).row(0, named=True)
     kept = f"{1 - row['lost_share']:.2%} of what the model learns from fits into {row['length']:,} tokens"

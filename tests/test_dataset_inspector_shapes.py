@@ -1,0 +1,115 @@
+"""Conversations in other projects' shapes, and what the tab Files does with what can be trained on."""
+
+import json
+
+import pytest
+
+from nanochat import paths
+from nanochat.analysis.dataset_inspector import InspectorError, export_file, issues, keep, part_lines
+from nanochat.analysis.dataset_inspector.export import repair
+from nanochat.tasks.conversation_file import ConversationFile
+from tests import page_support
+from tests.dataset_inspector_support import lines_file, look, talk
+from tests.page_support import words
+
+TALK = talk("Hi", "Ho.")
+SYSTEM = {"role": "system", "content": "Be kind."}
+TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho."}]
+SHAPES = [
+    ({"conversations": TURNS}, "ShareGPT", {"messages": TALK}),
+    ({"id": 7, "conversations": TURNS}, "ShareGPT", {"id": 7, "messages": TALK}),
+    ({"conversations": TURNS, "system": "Be kind."}, "ShareGPT", {"messages": [SYSTEM, *TALK]}),
+    ({"instruction": "Hi", "input": "", "output": "Ho."}, "Alpaca", {"messages": TALK}),
+    ({"instruction": "A", "input": "B", "output": "C"}, "Alpaca", {"messages": talk("A\n\nB", "C")}),
+    ({"prompt": "Hi", "completion": "Ho."}, "a pair of prompt and completion", {"messages": TALK}),
+    ({"question": "Hi", "answer": "Ho."}, "a pair of question and answer", {"messages": TALK}),
+]
+NO_SHAPE = [
+    {"conversations": []},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "tool", "value": "?"}]},
+    {"conversations": [{"from": ["human"], "value": "Hi"}]},
+    {"conversations": ["Hi"]},
+    {"instruction": "Hi", "input": 3, "output": "Ho."},
+    {"prompt": ["Hi"], "completion": "Ho."},
+    {"text": "Hi"},
+]
+
+
+@pytest.mark.parametrize(("value", "name", "ours"), SHAPES)
+def test_another_shape_is_named_and_repaired(tmp_path, value, name, ours):
+    report = look(lines_file(tmp_path / "a.jsonl", TALK, value))
+    (issue,) = issues(report)
+    assert issue.kinds == ("wrong_shape",)
+    assert name in issue.detail
+    assert "repaired file" in issue.remedy
+    fixed, done = repair(json.dumps(value).encode(), "chat")
+    assert json.loads(fixed) == ours
+    assert done == ["written as messages"]
+    bare, _ = repair(json.dumps(value).encode(), "nanochat-custom")
+    assert (bare is None) == (ours["messages"][0] == SYSTEM)
+    assert bare is None or json.loads(bare) == ours["messages"]
+    assert export_file(report, "repaired", tmp_path / "b.jsonl").lines == 2
+    assert len(ConversationFile(tmp_path / "b.jsonl", every=0)) == 2
+
+
+@pytest.mark.parametrize("value", NO_SHAPE)
+def test_what_is_no_known_shape_is_not_guessed(tmp_path, value):
+    line = json.dumps(value).encode()
+    assert repair(line, "chat") == (None, [])
+    (issue,) = issues(look(lines_file(tmp_path / "a.jsonl", TALK, value)))
+    assert issue.detail == "it is not a list of messages"
+
+
+def test_a_shape_with_bad_contents_is_not_repaired():
+    for value in ({"prompt": "Hi", "response": " "}, {"conversations": [{"from": "human", "value": 1}, TURNS[1]]}):
+        assert repair(json.dumps(value).encode(), "chat")[0] is None
+
+
+def test_the_counts_are_those_of_the_files(tmp_path):
+    ends = [{"role": "user", "content": "?"}]
+    path = lines_file(tmp_path / "a.jsonl", TALK, TALK, b"\n", ends, b"{\n", talk("A", "B"))
+    report = look(path)
+    for drop in (False, True):
+        counts = part_lines(report, drop_duplicates=drop)
+        for part in ("clean", "rejected"):
+            assert export_file(report, part, tmp_path / part, drop_duplicates=drop).lines == counts[part]
+    assert part_lines(report) == {"clean": 3, "rejected": 2}
+
+
+def test_what_is_kept_is_named_by_its_content(tmp_path):
+    report = look(lines_file(tmp_path / "a.jsonl", TALK, b"{\n"))
+    kept = keep(report, "clean", tmp_path / "kept")
+    assert kept == keep(report, "repaired", tmp_path / "kept"), "the same lines are one file"
+    assert [json.loads(line) for line in kept.read_bytes().splitlines()] == [TALK]
+    with pytest.raises(InspectorError, match="no line is clean"):
+        keep(look(lines_file(tmp_path / "b.jsonl", b"{\n")), "clean", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_page_keeps_lines_and_leads_to_a_training(tmp_path):
+    path = lines_file(tmp_path / "a.jsonl", {"prompt": "Hi", "completion": "Ho."}, TALK, TALK)
+    page = page_support.opened("dataset_inspector", {}, {"dataset_inspector_path": str(path)})
+    assert "**2 lines.** Every line that can be trained on" in words(page)
+    assert "**1 line.** Every line that cannot" in words(page)
+    page.button(key="dataset_inspector_train_repaired").click().run()
+    assert not page.exception
+    (kept,) = (paths.workspace() / "uploads").iterdir()
+    assert len(ConversationFile(kept, every=0)) == 3
+    page.toggle(key="dataset_inspector_drop").set_value(True).run()
+    assert "**1 line.** Every line that can be trained on" in words(page)
+
+
+def test_a_secret_is_named_by_its_line_and_said_to_stay(tmp_path):
+    path = lines_file(tmp_path / "a.jsonl", TALK, talk("key?", "sk-" + "a1B2" * 12))
+    page = page_support.opened("dataset_inspector", {}, {"dataset_inspector_path": str(path)})
+    assert "the first in line 2" in words(page)
+    assert "They stay in the clean file" in words(page)
+
+
+def test_one_long_conversation_is_named_where_it_decides_the_length(tmp_path):
+    long = talk("hug " * 300, "pug " * 400)
+    report = look(lines_file(tmp_path / "a.jsonl", *[TALK] * 30, long), tokens=True)
+    assert report.tokens.recommended > 256
+    assert report.tokens.reason.endswith(". Without the longest conversation, 256 would do")
+    alike = look(lines_file(tmp_path / "b.jsonl", *[long] * 30), tokens=True)
+    assert "Without" not in alike.tokens.reason
