@@ -268,3 +268,11 @@ def test_a_tokenizer_without_roles_is_not_taken_unasked(monkeypatch, tmp_path):
     tokenizer, label = builder.chat_tokenizer()
     assert tokenizer.get_vocab_size() == 1024
     assert "stories" in label
+
+
+def test_what_is_added_twice_is_said(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    one, two = builder.simple("Hi", "Ho."), builder.simple("Hi", "Hey.")
+    said = [builder.append_and_tell(path, value) for value in (one, two, one)]
+    assert said[:2] == [f"Added to {path} as line {number}" for number in (1, 2)]
+    assert said[2] == f"Added to {path} as line 3; line 1 is the same conversation, which then counts twice"

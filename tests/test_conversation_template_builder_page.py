@@ -151,7 +151,7 @@ def test_append_makes_a_dataset_and_leads_to_training():
     assert builder.load(path) == builder.simple("What is 2+2?", "It's 4.")
     assert f"Added to {path} as line 1." in words(page)
     page.button(key=f"{PAGE}_append").click().run()
-    assert "as line 2." in words(page)
+    assert "as line 2; line 1 is the same conversation" in words(page)
     page.button(key=f"{PAGE}_remove_{page.session_state[TURNS][1]['id']}").click().run()
     page.button(key=f"{PAGE}_append").click().run()
     assert "was not added" in words(page)

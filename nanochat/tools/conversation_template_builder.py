@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.output is not None:
         _said(args, f"Saved to {builder.save(args.output, conversation, args.force)}")
     if args.append is not None:
-        _said(args, f"Added to {args.append} as line {builder.append(args.append, conversation, args.profile):,}")
+        _said(args, builder.append_and_tell(args.append, conversation, args.profile))
     return int(any(problem.severity == "error" for problem in check(conversation, args.profile)))
 
 
@@ -311,7 +311,7 @@ def _command(args: argparse.Namespace, console: Console, word: str, rest: str, l
         if word == "save":
             _said(args, f"Saved to {builder.save(rest, last, args.force)}")
         elif word == "append":
-            _said(args, f"Added to {rest} as line {builder.append(rest, last, args.profile):,}")
+            _said(args, builder.append_and_tell(rest, last, args.profile))
         elif word == "show":
             _lines(console, *_structure(last))
         else:

@@ -283,8 +283,7 @@ def draw_save(value: builder.Conversation) -> None:
         if st.form_submit_button("Append", type="primary", key=f"{PAGE}_append"):
             with errors_as_sentences("adding the conversation"):
                 try:
-                    number = builder.append(path, value)
-                    st.success(f"Added to {plain(path)} as line {number:,}.")
+                    st.success(plain(builder.append_and_tell(path, value)) + ".")
                 except builder.BuilderError as refusal:
                     show_problem("It was not added.", str(refusal))
     if paths.expand(path).is_file():

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nanochat.checkpoint_manager import Run
 from nanochat.dataset import SHARD_FOLDERS
@@ -40,7 +39,7 @@ def pipeline(reports: Sequence[RootReport]) -> tuple[Stage, ...]:
     roots = [report.root for report in reports if report.exists and report.problem is None]
     runs = [run for report in reports for run in report.runs if run.steps]
     shards = sum(_shards(root) for root in roots)
-    tokenizers = len(_tokenizers(roots, runs))
+    tokenizers = _tokenizers(roots, runs)
     checkpoints = sum(len(run.steps) for run in runs)
     talking = [run for run in runs if run.stage in TALKING]
     return (
@@ -108,7 +107,9 @@ def _shards(root: Root) -> int:
     return sum(len(list((root.path / name).glob("*.parquet"))) for name in SHARD_FOLDERS)
 
 
-def _tokenizers(roots: Sequence[Root], runs: Sequence[Run]) -> set[Path]:
-    """Folders that hold a tokenizer: each root's own, and those beside checkpoints."""
-    places = [root.path / "tokenizer" for root in roots] + [run.folder for run in runs]
-    return {place for place in places if any((place / name).is_file() for name in (JSON_NAME, PICKLE_NAME))}
+def _tokenizers(roots: Sequence[Root], runs: Sequence[Run]) -> int:
+    """Each root's own tokenizer, and those beside checkpoints; the stages of one run share theirs."""
+    places = [(root.path, "", root.path / "tokenizer") for root in roots]
+    places += [(run.folder.parent.parent, run.tag, run.folder) for run in runs]
+    names = (JSON_NAME, PICKLE_NAME)
+    return len({(root, tag) for root, tag, place in places if any((place / name).is_file() for name in names)})

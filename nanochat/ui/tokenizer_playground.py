@@ -245,6 +245,7 @@ def draw_languages(known: Known) -> None:
         f"The same sentence costs **{dearest['cost']:.2f} times** as many tokens in {dearest['name']} as in English. "
         "A tokenizer is cheap for what it was trained on; every token more is context, time and money."
     )
+    st.caption(f"In English: “{playground.LANGUAGES['English']}” The others stand in the table.")
     _comparison(result, "languages")
 
 

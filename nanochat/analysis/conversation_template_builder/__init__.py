@@ -7,7 +7,7 @@ Pure: conversations in, frozen reports with Polars frames out. The terminal and 
 """
 
 from nanochat.analysis.conversation_template_builder.batch import Batch, batch_validate
-from nanochat.analysis.conversation_template_builder.files import append, as_line, load, parse, save
+from nanochat.analysis.conversation_template_builder.files import append, append_and_tell, as_line, load, parse, save
 from nanochat.analysis.conversation_template_builder.loss import TokenLosses, token_losses
 from nanochat.analysis.conversation_template_builder.making import (
     BuilderError,
@@ -37,6 +37,7 @@ __all__ = [
     "TokenLosses",
     "Turn",
     "append",
+    "append_and_tell",
     "as_line",
     "batch_validate",
     "blocking",

@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ def append(path: str | Path, conversation: Any, profile: str = "chat") -> int:
     finally:
         os.close(descriptor)  # ends the lock
     return number
+
+
+def append_and_tell(path: str | Path, conversation: Any, profile: str = "chat") -> str:
+    """`append`, and in a sentence without its end: which line it is now, and which earlier one is the same."""
+    number = append(path, conversation, profile)
+    content = as_line(conversation, profile).encode()
+    try:
+        with paths.expand(path).open("rb") as file:
+            first = next((at for at, line in enumerate(islice(file, number - 1), 1) if line == content), None)
+    except OSError:  # it was added; that nobody can look any more is another matter
+        first = None
+    again = "" if first is None else f"; line {first:,} is the same conversation, which then counts twice"
+    return f"Added to {path} as line {number:,}{again}"
 
 
 def as_line(conversation: Any, profile: str = "chat") -> str:
