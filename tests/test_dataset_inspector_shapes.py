@@ -1,6 +1,7 @@
 """Conversations in other projects' shapes, and what the tab Files does with what can be trained on."""
 
 import json
+import re
 
 import pytest
 
@@ -79,7 +80,8 @@ def test_the_counts_are_those_of_the_files(tmp_path):
 def test_what_is_kept_is_named_by_its_content(tmp_path):
     report = look(lines_file(tmp_path / "a.jsonl", TALK, b"{\n"))
     kept = keep(report, "clean", tmp_path / "kept")
-    assert kept == keep(report, "repaired", tmp_path / "kept"), "the same lines are one file"
+    assert kept == keep(report, "clean", tmp_path / "kept"), "the same lines are one file"
+    assert re.fullmatch(r"a-clean-[0-9a-f]{8}\.jsonl", kept.name)
     assert [json.loads(line) for line in kept.read_bytes().splitlines()] == [TALK]
     with pytest.raises(InspectorError, match="no line is clean"):
         keep(look(lines_file(tmp_path / "b.jsonl", b"{\n")), "clean", tmp_path / "none")

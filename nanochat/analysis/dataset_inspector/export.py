@@ -6,6 +6,7 @@ lines. An export also ends lines with \\n and drops a byte order mark. Each file
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -128,14 +129,15 @@ def export(
 
 
 def keep(report: Report, part: str, folder: Path, *, drop_duplicates: bool = False) -> Path:
-    """One of PARTS as a file of `folder` that is named by its content, so that the same lines twice are one file.
+    """One of PARTS as a file of `folder` that is named by source and content, so that twice the same is one file.
 
     Raises InspectorError, also where there is no such line, and CheckpointError.
     """
     digest = hashlib.sha256()
     if not export(report, part, digest.update, drop_duplicates=drop_duplicates).lines:
         raise InspectorError(f"no line is {part}, so there is nothing to train on; the tab Problems says what is wrong")
-    target = folder / f"{digest.hexdigest()[:16]}.jsonl"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", report.sources[0].name.partition(".")[0])[:40].strip("-") or "data"
+    target = folder / f"{name}-{part}-{digest.hexdigest()[:8]}.jsonl"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         export_file(report, part, target, drop_duplicates=drop_duplicates)
