@@ -92,6 +92,14 @@ def test_a_bad_file_is_one_sentence(tmp_path, name, content, sentence):
     assert not errors.log_file().exists(), "it is no bug"
 
 
+def test_a_failed_inspection_leaves_no_bar_and_no_stop(tmp_path):
+    (tmp_path / "a.txt").write_text("Some text.")
+    lines_file(tmp_path / "b.jsonl", talk())
+    page = _open(path=str(tmp_path))
+    assert "some files are plain text" in words(page)
+    assert "dataset_inspector_stop" not in {button.key for button in page.button}
+
+
 def test_uploads_good_and_bad(tmp_path):
     page = _open(where="Upload")
     good = b"".join(line for line, _ in planted(150, 3) if len(line) < 10**6)

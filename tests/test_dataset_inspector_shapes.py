@@ -1,5 +1,6 @@
 """Conversations in other projects' shapes, and what the tab Files does with what can be trained on."""
 
+import importlib
 import json
 import re
 
@@ -23,6 +24,7 @@ SHAPES = [
     ({"instruction": "Hi", "input": "", "output": "Ho."}, "Alpaca", {"messages": TALK}),
     ({"instruction": "A", "input": "B", "output": "C"}, "Alpaca", {"messages": talk("A\n\nB", "C")}),
     ({"prompt": "Hi", "completion": "Ho."}, "a pair of prompt and completion", {"messages": TALK}),
+    ({"prompt": "Hi", "completion": "Ho.", "system": "Be kind."}, "a pair", {"messages": [SYSTEM, *TALK]}),
     ({"question": "Hi", "answer": "Ho."}, "a pair of question and answer", {"messages": TALK}),
 ]
 NO_SHAPE = [
@@ -33,6 +35,12 @@ NO_SHAPE = [
     {"instruction": "Hi", "input": 3, "output": "Ho."},
     {"prompt": ["Hi"], "completion": "Ho."},
     {"text": "Hi"},
+    {"instruction": ["To Spanish"], "input": "one", "output": "uno"},
+    {"instruction": "And 3?", "output": "9", "history": [["2 squared?", "4"]]},
+    {"context": "Ada was a dog.", "question": "Who?", "answer": "A dog."},
+    {"prompt": "Hi", "completion": "Ho.", "response": "Hey."},
+    {"prompt": "Hi", "completion": "Ho.", "system": 3},
+    {"conversations": [TURNS[0], {**TURNS[1], "weight": 0}]},
 ]
 
 
@@ -61,9 +69,31 @@ def test_what_is_no_known_shape_is_not_guessed(tmp_path, value):
     assert issue.detail == "it is not a list of messages"
 
 
-def test_a_shape_with_bad_contents_is_not_repaired():
-    for value in ({"prompt": "Hi", "response": " "}, {"conversations": [{"from": "human", "value": 1}, TURNS[1]]}):
-        assert repair(json.dumps(value).encode(), "chat")[0] is None
+BAD = [
+    ({"prompt": "Hi", "response": " "}, {"empty_content"}),
+    ({"conversations": [{"from": "human", "value": 1}, TURNS[1]]}, {"content_wrong_type"}),
+    ({"conversations": TURNS[1:]}, {"starts_with_assistant"}),
+]
+
+
+@pytest.mark.parametrize(("value", "kinds"), BAD)
+def test_what_is_wrong_inside_another_shape_is_named_and_not_promised_to_be_repaired(tmp_path, value, kinds):
+    assert repair(json.dumps(value).encode(), "chat") == (None, [])
+    (issue,) = issues(look(lines_file(tmp_path / "a.jsonl", TALK, value)))
+    assert set(issue.kinds) == {"wrong_shape", *kinds}
+    assert "repaired" not in issue.remedy
+
+
+def test_half_a_character_is_repaired_in_any_shape():
+    fixed, done = repair(b'{"prompt":"Hi\\ud83d","completion":"Ho."}', "chat")
+    assert json.loads(fixed) == {"messages": TALK}
+    assert done == ["written as messages", "half a character removed"]
+
+
+def test_a_repaired_line_is_never_too_long_to_train_on(monkeypatch):
+    monkeypatch.setattr(importlib.import_module(repair.__module__), "MAX_LINE_BYTES", 120)
+    assert repair(b'{"prompt":"Hi","completion":"Ho."}', "chat")[0] is not None
+    assert repair(json.dumps({"prompt": "Hi", "completion": "Ho " * 30}).encode(), "chat") == (None, [])
 
 
 def test_the_counts_are_those_of_the_files(tmp_path):
@@ -82,7 +112,12 @@ def test_what_is_kept_is_named_by_its_content(tmp_path):
     kept = keep(report, "clean", tmp_path / "kept")
     assert kept == keep(report, "clean", tmp_path / "kept"), "the same lines are one file"
     assert re.fullmatch(r"a-clean-[0-9a-f]{8}\.jsonl", kept.name)
+    kept.write_text("damaged\n")
+    keep(report, "clean", tmp_path / "kept")
     assert [json.loads(line) for line in kept.read_bytes().splitlines()] == [TALK]
+    (tmp_path / "file").touch()
+    with pytest.raises(InspectorError, match="no file can be put there"):
+        keep(report, "clean", tmp_path / "file")
     with pytest.raises(InspectorError, match="no line is clean"):
         keep(look(lines_file(tmp_path / "b.jsonl", b"{\n")), "clean", tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -105,7 +140,7 @@ def test_a_secret_is_named_by_its_line_and_said_to_stay(tmp_path):
     path = lines_file(tmp_path / "a.jsonl", TALK, talk("key?", "sk-" + "a1B2" * 12))
     page = page_support.opened("dataset_inspector", {}, {"dataset_inspector_path": str(path)})
     assert "the first in line 2" in words(page)
-    assert "They stay in the clean file" in words(page)
+    assert "has those in lines without an error" in words(page)
 
 
 def test_one_long_conversation_is_named_where_it_decides_the_length(tmp_path):
@@ -113,5 +148,7 @@ def test_one_long_conversation_is_named_where_it_decides_the_length(tmp_path):
     report = look(lines_file(tmp_path / "a.jsonl", *[TALK] * 30, long), tokens=True)
     assert report.tokens.recommended > 256
     assert report.tokens.reason.endswith(". Without the longest conversation, 256 would do")
+    alone = look(lines_file(tmp_path / "c.jsonl", TALK, long), tokens=True)
+    assert "Without" not in alone.tokens.reason, "it is half of the data"
     alike = look(lines_file(tmp_path / "b.jsonl", *[long] * 30), tokens=True)
     assert "Without" not in alike.tokens.reason

@@ -96,6 +96,15 @@ def test_a_fine_tuning_shows_what_it_answers() -> None:
     assert not [one for one in page.markdown if "![Ada](" in one.value], "text of a data set is no Markdown"
 
 
+def test_scores_that_are_none_are_no_failure() -> None:
+    a_job("finished", *STEPS, *({"event": "Scores", "scores": scores} for scores in ([{}], 5, [{"new": 1}], None)))
+    page = opened()
+    page.selectbox(key="train_job").set_value("20260101-120000").run()
+    assert not page.exception
+    assert "Done. Now look inside:" in words(page)
+    assert "Asked afterwards" not in words(page)
+
+
 @pytest.mark.parametrize(("state", "said"), [("failed", "It failed."), ("running", "It ended without a word")])
 def test_a_job_that_broke_says_why(state: str, said: str) -> None:
     a_job(state, *STEPS, "the disk is full <script>alert(1)</script> \x1b[31m")

@@ -277,7 +277,10 @@ class Follower:
             elif said.get("event") == "Report":
                 self._report = said
             elif said.get("event") == "Scores":
-                self._scores = tuple(map(_score, said.get("scores") or ()))
+                try:
+                    self._scores = tuple(map(_score, said["scores"]))
+                except (KeyError, TypeError):  # half of it, or of another version
+                    self._say(line)
             elif "step" in said:
                 self._record(said)
 

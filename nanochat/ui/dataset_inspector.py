@@ -111,18 +111,23 @@ def inspected(sources: list[Source], options: Options) -> tuple[Report | CorpusR
     if kept is not None and kept[0] == wanted:
         return kept[1], tokenizer, origin
     if st.session_state.get(key("stopped")) == wanted:
-        st.info("Stopped. Nothing was changed.", icon=":material/stop_circle:")
-        if not st.button("Inspect again", key=key("again")):
-            return None
+        with place.container():
+            st.info("Stopped. Nothing was changed.", icon=":material/stop_circle:")
+            if not st.button("Inspect again", key=key("again")):
+                return None
         st.session_state.pop(key("stopped"))
     with place.container():
         bar = st.progress(0.0, "Starting")
         st.button("Stop", key=key("stop"), icon=":material/stop:", on_click=_remember_stop, args=(wanted,))
-    corpus = [is_corpus(source) for source in sources]
-    if any(corpus) and not all(corpus):
-        raise InspectorError("some files are plain text and others conversations; inspect them one after another")
-    watch = _Watch(bar)
-    report = inspect_corpus(sources, tokenizer, watch) if all(corpus) else inspect(sources, options, tokenizer, watch)
+    try:
+        corpus = [is_corpus(source) for source in sources]
+        if any(corpus) and not all(corpus):
+            raise InspectorError("some files are plain text and others conversations; inspect them one after another")
+        watch, every = _Watch(bar), all(corpus)
+        report = inspect_corpus(sources, tokenizer, watch) if every else inspect(sources, options, tokenizer, watch)
+    except Exception:
+        place.empty()  # the bar goes no further
+        raise
     place.empty()
     st.session_state[key("report")] = (wanted, report)
     return report, tokenizer, origin
@@ -186,8 +191,8 @@ def show_summary(report: Report, origin: str) -> None:
         first = report.secrets.row(0, named=True)
         place = f"line {first['line']:,}" + (f" of {plain(first['file'])}" if len(report.sources) > 1 else "")
         st.warning(
-            f"{words} in this data set: {kinds}; the first in {place}, all in the tab Breakdown. They stay in the "
-            "clean file: take those lines out before you train or share it.",
+            f"{words} in this data set: {kinds}; the first in {place}, all in the tab Breakdown. The clean file "
+            "has those in lines without an error: take these out before you train on it or share it.",
             icon=":material/key:",
         )
     for note in (origin, *report.notes):

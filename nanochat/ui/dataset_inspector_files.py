@@ -31,7 +31,7 @@ def files(report: Report) -> None:
     counts = {part: f"**{count:,} line{'' if count == 1 else 's'}.** " for part, count in lines.items()}
     words = {
         "clean": "Every line that can be trained on, byte for byte."
-        + (" Lines with a secret are among them." if report.secret_counts else ""),
+        + (" Lines with a secret may be among them." if report.secret_counts else ""),
         "rejected": "Every line that cannot, byte for byte: those with an error, and those that end with a "
         "user's message. With the clean ones that is all but blank lines.",
         "repaired": "The clean lines, and those that a small repair made good: NUL bytes, merged messages, a last "

@@ -116,14 +116,13 @@ def diagnose(line: bytes, profile: str = "chat", *, first: bool = False, overlon
     if notes.twice:
         note("dup_key", f"the key {notes.twice[0][:30]!a} stands twice in one object")
     other = in_our_shape(value)
+    meant = value if other is None else other[1]["messages"]
+    problems = check(meant, profile)
     if other is not None:
-        note(
-            "wrong_shape",
-            f"it is {other[0]}, not a list of messages",
-            remedy="take the repaired file, which has it as messages",
-        )
-        return Diagnosis(tuple(found), value, True)
-    for problem in check(value, profile):
+        errors = any(problem.severity == "error" for problem in problems)
+        remedy = "write it as messages" if errors else "take the repaired file, which has it as messages"
+        note("wrong_shape", f"it is {other[0]}, not a list of messages", remedy=remedy)
+    for problem in problems:
         note(problem.kind, problem.sentence, problem.message_index, problem.remedy)
     return Diagnosis(tuple(found), value, True)
 

@@ -138,9 +138,13 @@ def keep(report: Report, part: str, folder: Path, *, drop_duplicates: bool = Fal
         raise InspectorError(f"no line is {part}, so there is nothing to train on; the tab Problems says what is wrong")
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", report.sources[0].name.partition(".")[0])[:40].strip("-") or "data"
     target = folder / f"{name}-{part}-{digest.hexdigest()[:8]}.jsonl"
-    if not target.exists():
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        export_file(report, part, target, drop_duplicates=drop_duplicates)
+    except OSError as error:
+        raise InspectorError(
+            f"{location(folder)}: no file can be put there ({error.strerror}); make it a folder"
+        ) from None
+    export_file(report, part, target, drop_duplicates=drop_duplicates)
     return target
 
 
@@ -228,9 +232,10 @@ def repair(line: bytes, profile: str, *, first: bool = False) -> tuple[bytes | N
     if check(value, profile):
         return None, []
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode(), done
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, UnicodeEncodeError):  # half a character in a field of the file's own
         return None, []
+    return (line, done) if len(line) < MAX_LINE_BYTES else (None, [])
 
 
 def _merged(messages: list[Any], done: list[str]) -> list[Any]:

@@ -19,6 +19,7 @@ LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # sequence lengths t
 PERCENTILES = (5, 25, 50, 75, 90, 95, 99)
 ACCEPTED_LOSS = 0.01  # of the tokens to learn from, for the recommended length
 FEW = 0.01  # of the conversations; where so few ask for a longer row, that is said
+FEW_IF_ONE = 0.1  # the same where it is a single one
 ACCEPTED_EMPTY = 0.001  # of the conversations, left with nothing to learn from
 
 
@@ -201,7 +202,8 @@ def compare_lengths(counted: Counted, histogram: pl.DataFrame) -> pl.DataFrame:
 def recommend(choices: pl.DataFrame) -> tuple[int, str]:
     """The shortest length that loses next to nothing, and why. `choices`: see `compare_lengths`."""
     length, reason = _shortest(choices)
-    shorter = choices.filter((pl.col("length") < length) & ((pl.col("cut") == 1) | (pl.col("cut_share") <= FEW)))
+    share = pl.when(pl.col("cut") == 1).then(FEW_IF_ONE).otherwise(FEW)
+    shorter = choices.filter((pl.col("length") < length) & (pl.col("cut_share") <= share))
     if not len(shorter):
         return length, reason
     few = shorter.row(0, named=True)
