@@ -35,7 +35,8 @@ def _teach() -> None:
         )
         st.markdown(
             "Every line is checked for 25 kinds of errors and named with its number: broken JSON, roles out of order, "
-            "empty or missing text, bytes that are no text, repetitions. A model trains on what is left. Choose "
+            "empty or missing text, bytes that are no text, repetitions. A model trains on what is left. The shapes of "
+            "ShareGPT, Alpaca and of pairs like prompt and completion are known, and can be repaired. Choose "
             "*Example* above to see a report, or name a file of yours."
         )
         st.markdown("In a terminal:")

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.analysis.dataset_inspector import (
+    Drop,
     InspectorError,
     Options,
     export,
@@ -73,7 +74,7 @@ def test_repetitions_go_to_the_rejects_on_request(tmp_path):
     report = look(path)
     parts = {}
     for part in ("clean", "rejected", "repaired"):
-        done = export_file(report, part, tmp_path / part, drop_duplicates=True)
+        done = export_file(report, part, tmp_path / part, drop=Drop(duplicates=True))
         parts[part] = (tmp_path / part).read_bytes().splitlines()
         assert done.lines == len(parts[part])
     lines = path.read_bytes().splitlines()
@@ -81,7 +82,7 @@ def test_repetitions_go_to_the_rejects_on_request(tmp_path):
     assert _exported(report, "clean") == path.read_bytes()
     question = {"role": "user", "content": "Hi", "x": float("nan")}
     twice = lines_file(tmp_path / "b.jsonl", *[[question, {"role": "assistant", "content": "Ho"}]] * 2)
-    assert export_file(look(twice), "repaired", tmp_path / "c", drop_duplicates=True).lines == 1
+    assert export_file(look(twice), "repaired", tmp_path / "c", drop=Drop(duplicates=True)).lines == 1
 
 
 def test_an_export_never_replaces_what_was_inspected(tmp_path):

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from nanochat import paths
-from nanochat.analysis.dataset_inspector import InspectorError, export_file, issues, keep, part_lines
+from nanochat.analysis.dataset_inspector import PARTS, Drop, InspectorError, export_file, issues, keep
 from nanochat.analysis.dataset_inspector.export import repair
 from nanochat.tasks.conversation_file import ConversationFile
 from tests import page_support
@@ -96,15 +96,15 @@ def test_a_repaired_line_is_never_too_long_to_train_on(monkeypatch):
     assert repair(json.dumps({"prompt": "Hi", "completion": "Ho " * 30}).encode(), "chat") == (None, [])
 
 
-def test_the_counts_are_those_of_the_files(tmp_path):
-    ends = [{"role": "user", "content": "?"}]
-    path = lines_file(tmp_path / "a.jsonl", TALK, TALK, b"\n", ends, b"{\n", talk("A", "B"))
+def test_lines_with_a_secret_are_left_out_on_request(tmp_path):
+    key = "sk-" + "a1B2" * 12
+    path = lines_file(tmp_path / "a.jsonl", TALK, talk("key?", key), {"prompt": "key?", "completion": key}, TALK)
     report = look(path)
-    for drop in (False, True):
-        counts = part_lines(report, drop_duplicates=drop)
-        for part in ("clean", "rejected"):
-            assert export_file(report, part, tmp_path / part, drop_duplicates=drop).lines == counts[part]
-    assert part_lines(report) == {"clean": 3, "rejected": 2}
+    for drop, wanted in ((Drop(), (3, 1, 4)), (Drop(secrets=True), (2, 2, 2)), (Drop(True, True), (1, 3, 1))):
+        done = {part: export_file(report, part, tmp_path / part, drop=drop).lines for part in PARTS}
+        assert tuple(done.values()) == wanted
+        assert (key.encode() in (tmp_path / "repaired").read_bytes()) is not drop.secrets
+        assert (tmp_path / "rejected").read_bytes().count(key.encode()) == (2 if drop.secrets else 1)
 
 
 def test_what_is_kept_is_named_by_its_content(tmp_path):
@@ -128,7 +128,9 @@ def test_the_page_keeps_lines_and_leads_to_a_training(tmp_path):
     page = page_support.opened("dataset_inspector", {}, {"dataset_inspector_path": str(path)})
     assert "**2 lines.** Every line that can be trained on" in words(page)
     assert "**1 line.** Every line that cannot" in words(page)
-    page.button(key="dataset_inspector_train_repaired").click().run()
+    assert "**3 lines.** The clean lines, and those" in words(page)
+    assert "Lines are in the shape of another project." in words(page)
+    page.button(key="dataset_inspector_keep_repaired").click().run()
     assert not page.exception
     (kept,) = (paths.workspace() / "uploads").iterdir()
     assert len(ConversationFile(kept, every=0)) == 3
@@ -136,11 +138,14 @@ def test_the_page_keeps_lines_and_leads_to_a_training(tmp_path):
     assert "**1 line.** Every line that can be trained on" in words(page)
 
 
-def test_a_secret_is_named_by_its_line_and_said_to_stay(tmp_path):
+def test_a_secret_is_named_by_its_line_and_left_out_on_request(tmp_path):
     path = lines_file(tmp_path / "a.jsonl", TALK, talk("key?", "sk-" + "a1B2" * 12))
     page = page_support.opened("dataset_inspector", {}, {"dataset_inspector_path": str(path)})
     assert "the first in line 2" in words(page)
-    assert "has those in lines without an error" in words(page)
+    assert "The tab Files can leave those lines out." in words(page)
+    page.toggle(key="dataset_inspector_drop_secrets").set_value(True).run()
+    assert "--drop-secrets" in words(page)
+    assert "**1 line.** Every line that can be trained on" in words(page)
 
 
 def test_one_long_conversation_is_named_where_it_decides_the_length(tmp_path):

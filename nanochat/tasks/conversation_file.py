@@ -111,6 +111,6 @@ class ConversationFile:
         if number is None:
             return TaskError(f"{self.path}: the file changed while it was in use ({why}); start again")
         return TaskError(
-            f"{self.path}, line {number:,}: {why}. `nanochat dataset_inspector` lists all such lines and writes a "
-            "file without them"
+            f"{self.path}, line {number:,}: {why}. `nanochat dataset_inspector` lists all such lines, and its "
+            "--repaired FILE writes what can be trained on"
         )

@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--drop-duplicates", action="store_true", help="a line that equals an earlier one goes to the rejects"
     )
+    p.add_argument("--drop-secrets", action="store_true", help="a line with an API key or the like goes to the rejects")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the lengths as .png or .svg")
     p.add_argument("--json", action="store_true", help="print one JSON object")
     p.add_argument(
@@ -131,7 +132,7 @@ def _conversations(sources: Any, tokenizer: Any, origin: str, args: argparse.Nam
 
 def _write(report: Report, tokenizer: Any, args: argparse.Namespace, watch: Any) -> dict[str, Any]:
     """Every file asked for. What went where, by flag."""
-    from nanochat.analysis.dataset_inspector import export_file, export_issues, export_samples, save_counts, text
+    from nanochat.analysis.dataset_inspector import Drop, export_file, export_issues, export_samples, save_counts, text
 
     written: dict[str, Any] = {}
     if args.issues is not None:
@@ -142,7 +143,8 @@ def _write(report: Report, tokenizer: Any, args: argparse.Namespace, watch: Any)
     for flag, part in (("clean", "clean"), ("rejects", "rejected"), ("repaired", "repaired")):
         target = getattr(args, flag)
         if target is not None:
-            done = export_file(report, part, target, watch, drop_duplicates=args.drop_duplicates)
+            drop = Drop(args.drop_duplicates, args.drop_secrets)
+            done = export_file(report, part, target, watch, drop=drop)
             written[flag] = {"file": str(target), "lines": done.lines, "bytes": done.size, "repairs": done.repairs}
     if args.export is not None:
         count = export_samples(report, args.export, args.export_count, args.seed)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 PAGE = "dataset_inspector"
+HERE = "On this machine"  # where a data set is
 ROWS = 50  # of a table's page
 RAW = 2_000  # characters of a bad line that are shown
 EXAMPLE = b"""\
@@ -43,7 +44,7 @@ def pick_sources() -> list[Source]:
     """What the person wants to inspect; empty where nothing is chosen yet. Raises InspectorError."""
     from nanochat.analysis.dataset_inspector import find_sources, upload_source
 
-    places = ("On this machine", "Upload", "Example")
+    places = (HERE, "Upload", "Example")
     where = st.segmented_control(
         "Data set", places, default=places[0], required=True, key=key("where"), bind="query-params"
     )
@@ -184,6 +185,12 @@ def show_summary(report: Report, origin: str) -> None:
     figures(("Messages", f"{report.messages:,}"), *counted)
     if report.error_lines == 0:
         st.success("No errors. Every conversation can be read.", icon=":material/check:")
+    if _in_another_shape(report):
+        st.info(
+            "Lines are in the shape of another project. The tab Files has them as messages, repaired, to train on "
+            "and to inspect.",
+            icon=":material/build:",
+        )
     secrets = sum(report.secret_counts.values())
     if secrets:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.secret_counts.items())
@@ -191,12 +198,22 @@ def show_summary(report: Report, origin: str) -> None:
         first = report.secrets.row(0, named=True)
         place = f"line {first['line']:,}" + (f" of {plain(first['file'])}" if len(report.sources) > 1 else "")
         st.warning(
-            f"{words} in this data set: {kinds}; the first in {place}, all in the tab Breakdown. The clean file "
-            "has those in lines without an error: take these out before you train on it or share it.",
+            f"{words} in this data set: {kinds}; the first in {place}, all in the tab Breakdown. The tab "
+            "Files can leave those lines out.",
             icon=":material/key:",
         )
     for note in (origin, *report.notes):
         st.caption(plain(note.replace("`", "")))
+
+
+def _in_another_shape(report: Report) -> bool:
+    """Whether the first line of a wrong shape is one that a repair writes as messages."""
+    from nanochat.analysis.dataset_inspector import issue_rows, issues
+    from nanochat.analysis.dataset_inspector.other_shapes import TAKE
+
+    if "wrong_shape" not in report.kind_counts:
+        return False
+    return any(TAKE in one.remedy for one in issues(report, issue_rows(report, "wrong_shape").head(5)))
 
 
 def show_corpus(report: CorpusReport, origin: str) -> None:

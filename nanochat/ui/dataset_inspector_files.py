@@ -9,36 +9,37 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from nanochat.paths import workspace
-from nanochat.ui.dataset_inspector import key
+from nanochat.ui.dataset_inspector import HERE, PAGE, key
 from nanochat.ui.errors import errors_as_sentences
-from nanochat.ui.states import fine_tune_link
+from nanochat.ui.states import fine_tune_link, go_to
 
 if TYPE_CHECKING:
-    from nanochat.analysis.dataset_inspector import Report
+    from nanochat.analysis.dataset_inspector import Drop, Report
+
+COUNTED = 10_000_000  # bytes of a data set up to which the lines of each file are counted beforehand
 
 
 def files(report: Report) -> None:
     """The data set to take away: clean, rejected, repaired, and the list of issues."""
-    from nanochat.analysis.dataset_inspector import PARTS, part_lines
+    from nanochat.analysis.dataset_inspector import PARTS, Drop
 
-    drop = st.toggle(
-        f"Drop repetitions: lines that equal an earlier one, {len(report.duplicates):,} here",
-        key=key("drop"),
-        help="They go to the rejected ones.",
-        disabled=report.duplicates.is_empty(),
+    drop = Drop(
+        st.toggle("Drop repetitions: lines that equal an earlier one", key=key("drop"), help="They are rejected."),
+        st.toggle(
+            "Drop lines with a secret", key=key("drop_secrets"), help="API keys and the like. They are rejected."
+        ),
     )
-    lines = part_lines(report, drop_duplicates=drop)
-    counts = {part: f"**{count:,} line{'' if count == 1 else 's'}.** " for part, count in lines.items()}
+    counts = _counted(report, drop)
     words = {
-        "clean": "Every line that can be trained on, byte for byte."
-        + (" Lines with a secret may be among them." if report.secret_counts else ""),
+        "clean": "Every line that can be trained on, byte for byte.",
         "rejected": "Every line that cannot, byte for byte: those with an error, and those that end with a "
         "user's message. With the clean ones that is all but blank lines.",
         "repaired": "The clean lines, and those that a small repair made good: NUL bytes, merged messages, a last "
         "message without a reply, and the shapes of ShareGPT, Alpaca and of pairs like prompt and completion.",
     }
     for part in PARTS:
-        st.markdown(counts.get(part, "") + words[part])
+        count = counts.get(part)
+        st.markdown(("" if count is None else f"**{count:,} line{'' if count == 1 else 's'}.** ") + words[part])
         with st.container(horizontal=True, vertical_alignment="center"):
             st.download_button(
                 f"Download {part}.jsonl",
@@ -50,7 +51,7 @@ def files(report: Report) -> None:
                 on_click="ignore",
             )
             if part != "rejected":
-                _fine_tune(report, part, drop)
+                _keep(report, part, drop, count == 0)
     st.markdown("Every line with an issue, one JSON object each: line, kinds, message, detail, remedy.")
     st.download_button(
         "Download issues.jsonl",
@@ -63,33 +64,44 @@ def files(report: Report) -> None:
     )
     st.caption("In a terminal:")
     flags = "--clean clean.jsonl --rejects rejected.jsonl --repaired repaired.jsonl --issues issues.jsonl"
-    more = " --drop-duplicates" if drop else ""
+    more = (" --drop-duplicates" if drop.duplicates else "") + (" --drop-secrets" if drop.secrets else "")
     st.code(f"nanochat dataset_inspector FILE {flags}{more}", language=None, wrap_lines=True)
 
 
-def _fine_tune(report: Report, part: str, drop: bool) -> None:
-    """Keeps the lines of a part where a training finds them, and leads there."""
+def _counted(report: Report, drop: Drop) -> dict[str, int]:
+    """How many lines each part has; empty for a data set of which that would take seconds."""
+    from nanochat.analysis.dataset_inspector import PARTS, export
+
+    if report.size > COUNTED:
+        return {}
+    known = st.session_state.get(key("part_lines"))
+    if known is None or known[0] is not report.index or known[1] != drop:
+        counts = {part: export(report, part, lambda data: None, drop=drop).lines for part in PARTS}
+        known = st.session_state[key("part_lines")] = (report.index, drop, counts)
+    return known[2]
+
+
+def _keep(report: Report, part: str, drop: Drop, empty: bool) -> None:
+    """Keeps the lines of a part where a training and this page find them, and leads there."""
     from nanochat.analysis.dataset_inspector import keep
 
     kept = key(f"kept_{part}")
-    if st.button(f"Fine-tune on the {part} lines", key=key(f"train_{part}"), icon=":material/school:"):
+    label = f"Keep the {part} lines on this machine"
+    if st.button(label, key=key(f"keep_{part}"), icon=":material/save:", disabled=empty):
         with errors_as_sentences("keeping the lines"):
-            st.session_state[kept] = (
-                report.index,
-                drop,
-                keep(report, part, workspace() / "uploads", drop_duplicates=drop),
-            )
+            st.session_state[kept] = (report.index, drop, keep(report, part, workspace() / "uploads", drop=drop))
     found = st.session_state.get(kept)
     if found is not None and found[0] is report.index and found[1] == drop:
-        fine_tune_link(found[2], "Kept for it; on to Train")
+        fine_tune_link(found[2], "Fine-tune on them")
+        go_to(PAGE, "Inspect them", {key("where"): HERE, key("path"): str(found[2])})
 
 
-def _exported(report: Report, part: str, drop: bool) -> io.BytesIO:
+def _exported(report: Report, part: str, drop: Drop) -> io.BytesIO:
     """The lines of a part, in a form that is handed on without a copy."""
     from nanochat.analysis.dataset_inspector import export
 
     file = io.BytesIO()
-    export(report, part, file.write, drop_duplicates=drop)
+    export(report, part, file.write, drop=drop)
     return file
 
 

@@ -305,10 +305,9 @@ def _scores(scores: Sequence[TaskScore]) -> None:
             for one in score.examples[:ANSWERS]:
                 mark = ":material/check:" if one.right else ":material/close:"
                 seen = "seen" if score.split == "train" else "not seen"
-                st.markdown(f"{mark} **{plain(one.question.strip())}** ({seen})")
-                st.text(visible(one.reply) or "(nothing)")
-                if not one.right:
-                    st.caption(f"The data set says: {plain(one.expected)}")
+                st.caption(f"{mark} {seen}")
+                st.text(f"Asked: {visible(one.question)}\nIt says: {visible(one.reply) or '(nothing)'}"
+                        + ("" if one.right else f"\nThe data set says: {visible(one.expected)}"))  # fmt: skip
 
 
 def _show_settings() -> None:

@@ -12,13 +12,13 @@ from nanochat.analysis.dataset_inspector.corpus import CorpusReport, inspect_cor
 from nanochat.analysis.dataset_inspector.counting import save_counts
 from nanochat.analysis.dataset_inspector.export import (
     PARTS,
+    Drop,
     Exported,
     export,
     export_file,
     export_issues,
     export_samples,
     keep,
-    part_lines,
 )
 from nanochat.analysis.dataset_inspector.inspection import inspect, open_tokenizer, with_counts
 from nanochat.analysis.dataset_inspector.kinds import KINDS, names_of
@@ -39,6 +39,7 @@ __all__ = [
     "KINDS",
     "PARTS",
     "CorpusReport",
+    "Drop",
     "Exported",
     "InspectorError",
     "Issue",
@@ -64,7 +65,6 @@ __all__ = [
     "length_bins",
     "names_of",
     "open_tokenizer",
-    "part_lines",
     "rows_of",
     "sample",
     "save_counts",

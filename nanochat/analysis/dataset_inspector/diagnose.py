@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.analysis.dataset_inspector.kinds import KINDS, mask_of
-from nanochat.analysis.dataset_inspector.other_shapes import in_our_shape
+from nanochat.analysis.dataset_inspector.other_shapes import TAKE, in_our_shape
 from nanochat.conversation import check
 from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
 
@@ -120,7 +120,7 @@ def diagnose(line: bytes, profile: str = "chat", *, first: bool = False, overlon
     problems = check(meant, profile)
     if other is not None:
         errors = any(problem.severity == "error" for problem in problems)
-        remedy = "write it as messages" if errors else "take the repaired file, which has it as messages"
+        remedy = "write it as messages" if errors else TAKE
         note("wrong_shape", f"it is {other[0]}, not a list of messages", remedy=remedy)
     for problem in problems:
         note(problem.kind, problem.sentence, problem.message_index, problem.remedy)

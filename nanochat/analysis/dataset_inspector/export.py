@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from nanochat.analysis.dataset_inspector.diagnose import diagnose
+from nanochat.analysis.dataset_inspector.findings import secrets_in
 from nanochat.analysis.dataset_inspector.kinds import KINDS, REFUSED, mask_of
 from nanochat.analysis.dataset_inspector.other_shapes import in_our_shape
 from nanochat.analysis.dataset_inspector.report import Progress, Report
@@ -31,8 +32,19 @@ PARTS = ("clean", "rejected", "repaired")
 # Faults after which nobody can say what was meant, so nothing is guessed.
 _BEYOND_REPAIR = mask_of("invalid_utf8", "dup_key")
 _BLANK = KINDS["blank_line"].mask
-_DUPLICATE = KINDS["duplicate"].mask  # in a line's mask only where an export shall drop repetitions
-_OUT = REFUSED | _DUPLICATE
+_DROPPED = KINDS["duplicate"].mask  # in a line's mask here only where an export shall drop it
+_OUT = REFUSED | _DROPPED
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What an export leaves out of the clean and the repaired lines."""
+
+    duplicates: bool = False  # lines that equal an earlier one; nor is a repaired one written twice
+    secrets: bool = False  # lines that hold one of the secrets looked for
+
+
+NOTHING = Drop()
 
 
 def export_issues(report: Report, target: Path) -> int:
@@ -78,14 +90,14 @@ def export_file(
     target: Path,
     watch: Callable[[Progress], None] = lambda p: None,
     *,
-    drop_duplicates: bool = False,
+    drop: Drop = NOTHING,
 ) -> Exported:
     """Write one of PARTS to a file, which replaces an older one. Raises InspectorError and CheckpointError."""
     require_other(report, target)
     found: list[Exported] = []
 
     def produce(file: Any) -> None:
-        found.append(export(report, part, file.write, watch, drop_duplicates=drop_duplicates))
+        found.append(export(report, part, file.write, watch, drop=drop))
 
     publish(stage(target, produce))
     return found[0]
@@ -97,14 +109,14 @@ def export(
     write: Callable[[bytes], object],
     watch: Callable[[Progress], None] = lambda p: None,
     *,
-    drop_duplicates: bool = False,
+    drop: Drop = NOTHING,
 ) -> Exported:
     """Hand the lines of one of PARTS to `write`, some megabytes at a time. Raises InspectorError.
 
-    drop_duplicates: a line that equals an earlier one is rejected, not clean; nor is a repaired one written twice.
+    drop: lines that are rejected, although they could be trained on.
     """
     repeated = report.duplicates["row"].implode()
-    again = pl.col("row").is_in(repeated).cast(pl.UInt32) * (_DUPLICATE if drop_duplicates else 0)
+    again = pl.col("row").is_in(repeated).cast(pl.UInt32) * (_DROPPED if drop.duplicates else 0)
     counts: Counter[str] = Counter()
     seen: set[bytes] = set()  # of what is repaired: two faults of one line come out alike
     lines = size = done = 0
@@ -118,8 +130,11 @@ def export(
                     copy_bytes(source, block.offset, block.overlong, write)
                     lines, size = lines + 1, size + block.overlong
                 continue
+            if drop.secrets:
+                for secret in secrets_in(block.data, block.first_line):
+                    kinds[secret.line - 1] |= _DROPPED
             kept = list(_chosen(report, block, kinds, part, counts))
-            if part == "repaired" and drop_duplicates:
+            if part == "repaired" and drop.duplicates:
                 kept = list(_first_times(kept, seen))
             data = b"".join(kept)
             write(data)
@@ -128,13 +143,13 @@ def export(
     return Exported(lines, size, dict(counts.most_common()))
 
 
-def keep(report: Report, part: str, folder: Path, *, drop_duplicates: bool = False) -> Path:
+def keep(report: Report, part: str, folder: Path, *, drop: Drop = NOTHING) -> Path:
     """One of PARTS as a file of `folder` that is named by source and content, so that twice the same is one file.
 
     Raises InspectorError, also where there is no such line, and CheckpointError.
     """
     digest = hashlib.sha256()
-    if not export(report, part, digest.update, drop_duplicates=drop_duplicates).lines:
+    if not export(report, part, digest.update, drop=drop).lines:
         raise InspectorError(f"no line is {part}, so there is nothing to train on; the tab Problems says what is wrong")
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", report.sources[0].name.partition(".")[0])[:40].strip("-") or "data"
     target = folder / f"{name}-{part}-{digest.hexdigest()[:8]}.jsonl"
@@ -144,18 +159,8 @@ def keep(report: Report, part: str, folder: Path, *, drop_duplicates: bool = Fal
         raise InspectorError(
             f"{location(folder)}: no file can be put there ({error.strerror}); make it a folder"
         ) from None
-    export_file(report, part, target, drop_duplicates=drop_duplicates)
+    export_file(report, part, target, drop=drop)
     return target
-
-
-def part_lines(report: Report, *, drop_duplicates: bool = False) -> dict[str, int]:
-    """How many lines `export` writes as clean and as rejected; what can be repaired only a repair tells."""
-    out = pl.col("kinds") & REFUSED != 0
-    if drop_duplicates:
-        out |= pl.col("row").is_in(report.duplicates["row"].implode())
-    written = report.index.scan().filter(pl.col("kinds") & _BLANK == 0)
-    lines, rejected = report.index.collect(written.select(pl.len(), out.sum().alias("out"))).row(0)
-    return {"clean": lines - rejected, "rejected": rejected}
 
 
 def _chosen(report: Report, block: Block, kinds: list[int], part: str, counts: Counter[str]) -> Iterator[bytes]:
@@ -173,7 +178,7 @@ def _chosen(report: Report, block: Block, kinds: list[int], part: str, counts: C
             continue
         if not mask & _OUT:
             yield plain(line, number) + b"\n"
-        elif part == "repaired" and not mask & _DUPLICATE:
+        elif part == "repaired" and not mask & _DROPPED:
             repaired, done = repair(line, report.options.profile, first=number == 1)
             if repaired is not None:
                 counts.update(done)

@@ -24,6 +24,7 @@ PAIRS = (  # what is asked, what is answered
     ("question", "answer"),
     ("input", "output"),
 )
+TAKE = "take the repaired file, which has it as messages"  # the remedy, where nothing else is wrong
 MORE = ("instruction", "history", "context", "conversations")  # beside a pair: part of what is asked, and not in it
 
 

@@ -41,6 +41,8 @@ def validation(report: Report) -> Lines:
         yield f"❌ {_lines(report.error_lines)} with an error, {_lines(report.warning_lines)} with only a warning:"
     for row in kind_table(report).iter_rows(named=True):
         yield f"  {row['severity']:<7} {row['kind']:<21} {row['lines']:>9,}  {row['meaning']}; {row['remedy']}"
+    if report.error_lines:
+        yield "--repaired FILE writes the clean lines and what can be repaired, such as other projects' shapes."
     yield ""
     for severity in ("error", "warning"):
         rows = issue_rows(report, severity=severity)
