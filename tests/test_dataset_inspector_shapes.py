@@ -134,8 +134,11 @@ def test_the_page_keeps_lines_and_leads_to_a_training(tmp_path):
     assert not page.exception
     (kept,) = (paths.workspace() / "uploads").iterdir()
     assert len(ConversationFile(kept, every=0)) == 3
+    page.button(key="dataset_inspector_inspect_repaired").click().run()
+    assert page.text_input(key="dataset_inspector_path").value == str(kept)
+    assert {one.label: one.value for one in page.metric}["Conversations"] == "3"
     page.toggle(key="dataset_inspector_drop").set_value(True).run()
-    assert "**1 line.** Every line that can be trained on" in words(page)
+    assert "**2 lines.** Every line that can be trained on" in words(page)
 
 
 def test_a_secret_is_named_by_its_line_and_left_out_on_request(tmp_path):

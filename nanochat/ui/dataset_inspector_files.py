@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from nanochat.paths import workspace
-from nanochat.ui.dataset_inspector import HERE, PAGE, key
+from nanochat.ui.dataset_inspector import HERE, key
 from nanochat.ui.errors import errors_as_sentences
-from nanochat.ui.states import fine_tune_link, go_to
+from nanochat.ui.states import fine_tune_link
 
 if TYPE_CHECKING:
     from nanochat.analysis.dataset_inspector import Drop, Report
@@ -93,7 +93,15 @@ def _keep(report: Report, part: str, drop: Drop, empty: bool) -> None:
     found = st.session_state.get(kept)
     if found is not None and found[0] is report.index and found[1] == drop:
         fine_tune_link(found[2], "Fine-tune on them")
-        go_to(PAGE, "Inspect them", {key("where"): HERE, key("path"): str(found[2])})
+        st.button(
+            "Inspect them", key=key(f"inspect_{part}"), type="tertiary", icon=":material/fact_check:",
+            on_click=_inspect, args=(str(found[2]),),
+        )  # fmt: skip
+
+
+def _inspect(path: str) -> None:
+    """Chooses a file; a link to this very page would not turn over what was chosen to be uploaded."""
+    st.session_state[key("where")], st.session_state[key("path")] = HERE, path
 
 
 def _exported(report: Report, part: str, drop: Drop) -> io.BytesIO:
