@@ -207,7 +207,7 @@ def show_summary(report: Report, origin: str) -> None:
 
 
 def _in_another_shape(report: Report) -> bool:
-    """Whether the first line of a wrong shape is one that a repair writes as messages."""
+    """Whether one of the first lines of a wrong shape is one that a repair writes as messages."""
     from nanochat.analysis.dataset_inspector import issue_rows, issues
     from nanochat.analysis.dataset_inspector.other_shapes import TAKE
 
