@@ -72,6 +72,20 @@ def test_a_log_somewhere_else() -> None:
     assert "there is no such file" in words(page)
 
 
+def test_a_zoom_outlives_a_redrawing_that_was_asked_for_before_it() -> None:
+    written(paths.workspace(), falling(100))
+    zoom = ((None, None), (20.0, 60.0), True)  # dragged, and drawn once
+    page = page_support.opened("training_dashboard", {}, {"training_dashboard_zoom": zoom})
+    fields = [page.number_input(key=f"training_dashboard_{name}") for name in ("low", "high")]
+    assert [field.value for field in fields] == [20, 60]  # the browser sent the ends of before, and they are put back
+    fields[0].set_value(30).run()
+    assert [page.number_input(key=f"training_dashboard_{name}").value for name in ("low", "high")] == [30, 60]
+    for name in ("low", "high"):
+        page.number_input(key=f"training_dashboard_{name}").set_value(None)
+    page.run()
+    assert page.number_input(key="training_dashboard_high").value is None  # what somebody wants is left as it is
+
+
 def test_nothing_lies_in_the_part() -> None:
     written(paths.workspace(), falling(50))
     assert "nothing lies in the part" in words(opened(low="1000", high="2000"))

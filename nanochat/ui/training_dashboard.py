@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from nanochat.analysis import training_dashboard as dashboard
 
+Ends = tuple[float | None, float | None]  # of the part that is shown, on its axis
+
 ROWS = 300  # of a table on the page; the file has all
 # Rows of the runs -> how often they are drawn anew while one is written: only what is new is read, but all is drawn.
 PACES = ((20_000, "1s"), (200_000, "3s"), (1 << 62, "10s"))
@@ -45,6 +47,7 @@ def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, b
     from nanochat.analysis import training_dashboard as dashboard
 
     known = dashboard.available(runs) or ["train_loss"]
+    _keep_zoom()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         metric = st.selectbox("Show", known, key=key("metric"), format_func=dashboard.METRICS.__getitem__, width=230,
                               bind="query-params")  # fmt: skip
@@ -63,6 +66,29 @@ def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, b
         low = high = None
     points = max(POINTS * 2 // max(len(runs), 2), 100)
     return metric or known[0], dashboard.Look(axis or "step", log_x, smoothing, low, high, points), log_y
+
+
+def _ends() -> Ends:
+    """What the fields From and To hold."""
+    return st.session_state.get(key("low")), st.session_state.get(key("high"))
+
+
+def _set_ends(ends: Ends) -> None:
+    st.session_state[key("low")], st.session_state[key("high")] = ends
+
+
+def _keep_zoom() -> None:
+    """Put the ends of a zoom by dragging into the fields again, where a late redrawing took them out.
+
+    A run that is written to is drawn anew by the clock. Where the browser asks for that in the moment between a drag
+    and its answer, it sends the ends of before, and Streamlit takes them for what somebody wants now.
+    """
+    before, wanted, drawn = st.session_state.pop(key("zoom"), (None, None, True))
+    if not drawn:  # this is the zoom's own redrawing; the next one tells what the browser holds
+        st.session_state[key("zoom")] = (before, wanted, True)
+    elif wanted is not None and _ends() == before != wanted:
+        st.session_state[key("zoom")] = (before, wanted, True)
+        _set_ends(wanted)
 
 
 def show(folders: Sequence[Path], logs: Sequence[Path], uploaded: Sequence[dashboard.History]) -> None:
@@ -235,7 +261,8 @@ def _overview(runs: Sequence[dashboard.History], metric: str, look: dashboard.Lo
     def zoomed() -> None:
         selection = st.session_state.get(key("overview")) or {}
         part = (selection.get("selection") or {}).get(BRUSH, {}).get("x")
-        st.session_state[key("low")], st.session_state[key("high")] = part if part else (None, None)
+        st.session_state[key("zoom")] = (_ends(), tuple(part) if part else (None, None), False)
+        _set_ends(st.session_state[key("zoom")][1])
 
     st.altair_chart(
         overview_chart(whole, look.log_x), key=key("overview"), on_select=zoomed,

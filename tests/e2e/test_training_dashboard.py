@@ -14,6 +14,8 @@ pytestmark = pytest.mark.browser
 
 
 def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path) -> None:
+    from playwright.sync_api import expect
+
     lab = tmp_path / "lab"
     folder = written(lab, [*falling(1000), record(1000, None, val_bpb=1.2345)])
     command = [sys.executable, "-m", "nanochat.tools.training_dashboard", str(folder), "--json"]
@@ -39,8 +41,6 @@ def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path
     page.mouse.move(box["x"] + 0.6 * box["width"], y, steps=5)
     page.mouse.up()
     page.wait_for_url(re.compile("training_dashboard_low="))
-    from playwright.sync_api import expect
-
     expect(page.get_by_label("To", exact=True)).not_to_have_value("", timeout=WAIT)
     low, high = (page.get_by_label(name, exact=True).input_value() for name in ("From", "To"))
     assert 300 < float(low) < float(high) < 700
