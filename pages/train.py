@@ -13,7 +13,7 @@ from nanochat.paths import TagError
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.shell import heading
 from nanochat.ui.text import plain, visible
-from nanochat.ui.train import JOB_KEY, PAGE, machine_speed, settings_form, show_job, show_plan
+from nanochat.ui.train import JOB_KEY, PAGE, machine_speed, settings_form, show_job, show_plan, show_reading
 
 REFUSALS = (TrainError, TagError, JobError, CheckpointError)  # sentences for the person who chose
 
@@ -55,6 +55,7 @@ def _new() -> None:
         st.warning(plain(str(refusal)), icon=":material/warning:")
         return
     agreed = show_plan(plan)
+    show_reading(settings, plan)
     if st.button("Start", type="primary", icon=":material/play_arrow:", key=f"{PAGE}_start", disabled=not agreed):
         try:
             job = jobs.start(KINDS[settings.kind], plan.commands, plan.facts)

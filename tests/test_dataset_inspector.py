@@ -163,6 +163,15 @@ def test_without_a_tokenizer_lengths_are_characters_and_it_says_so(tmp_path):
     assert "without a tokenizer" in report.notes[0]
 
 
+def test_one_long_conversation_leaves_the_others_their_bars(tmp_path):
+    sizes = [*range(100, 120), 5_000]
+    path = lines_file(tmp_path / "a.jsonl", *(talk("a" * (size - 1), "b") for size in sizes))
+    bins, _ = length_bins(look(path))
+    assert len(bins) > 10
+    assert bins["high"][-1] > 5_000
+    assert bins["count"].sum() == len(sizes)
+
+
 def _naive_best_fit(sizes, length):
     rows = []
     for size in sorted(sizes, reverse=True):

@@ -11,6 +11,8 @@ from nanochat import jobs, paths
 from nanochat.analysis import train
 from nanochat.analysis.train import Follower, Settings, TrainError
 from nanochat.charts.train import bpb_curve, loss_curve
+from nanochat.tasks import TaskError
+from tests.sft_support import pretrained_base
 
 
 def test_the_demo_is_one_command() -> None:
@@ -65,6 +67,22 @@ def test_a_file_of_conversations_is_alone_unless_asked(tmp_path) -> None:
     (alone,), (beside,) = (train.plan(replace(settings, beside=yes), None).commands for yes in (False, True))
     assert alone[-4:] == ("--data", str(file), "--tasks", "none")
     assert beside[-2:] == ("--data", str(file))
+
+
+def test_a_file_is_read_before_the_training_reads_it(tmp_path) -> None:
+    pretrained_base(paths.workspace())
+    file = tmp_path / "mine.jsonl"
+    lines = [[{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "x" * n}] for n in (3, 200)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = train.reading(file, "d2")
+    assert found == train.Reading(2, found.tokens, 1, 64)
+    assert 200 < found.tokens < 230
+    file.write_text(json.dumps([{"role": "user", "content": "cat?"}]) + "\n[]\n")
+    with pytest.raises(TaskError, match="line 1"):
+        train.reading(file, "d2")
+    assert train.reading(file, "no-run") is None
+    file.write_bytes(b" " * (train.LOOKED_AT + 1))
+    assert train.reading(file, "d2") is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from nanochat import jobs, paths
 from nanochat.analysis import train
 from tests import page_support
 from tests.page_support import words
+from tests.sft_support import pretrained_base
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +129,21 @@ def test_fine_tuning_says_what_it_needs() -> None:
     page = opened()
     page.segmented_control(key="train_kind").set_value("chat_sft").run()
     assert "pretrain one first" in words(page)
+
+
+def test_fine_tuning_says_what_is_in_the_file_and_what_it_would_refuse(tmp_path) -> None:
+    pretrained_base(paths.workspace())
+    file = tmp_path / "mine.jsonl"
+    line = json.dumps([{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "yes " * 30}]) + "\n"
+    file.write_text(line * 3)
+    page = page_support.opened("train", {}, {"train_kind": "chat_sft", "train_data": str(file)})
+    assert "3 conversations, about" in words(page)
+    assert "it learns them by heart" in words(page)
+    assert "3 are longer than the 64 tokens" in words(page)
+    file.write_text(line + "[]\n")
+    page.run()
+    assert "would end at its beginning" in words(page)
+    assert "line 2" in words(page)
 
 
 def test_a_broken_workspace_is_a_sentence() -> None:

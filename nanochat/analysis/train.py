@@ -13,13 +13,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from nanochat import paths
 from nanochat.jobs import Job, NewLines, event_in
 from nanochat.tasks.evaluation import Answer, TaskScore
+
+if TYPE_CHECKING:
+    from nanochat.gpt_config import GPTConfig
 
 KINDS = {"demo": "First model", "base_train": "Pretrain", "chat_sft": "Fine-tune"}
 CORPORA = {"stories": "Stories", "python": "The Python manual", "file": "A file of mine"}
@@ -32,6 +35,7 @@ JUDGING_SECONDS = 8.0  # that the demo takes after its budget
 STAGE_TITLES = {"tokenizer": "Tokenizer", "base": "Pretraining", "sft": "Fine-tuning", "measure": "Judging"}
 CURVE = {"stage": pl.String, "step": pl.Int64, "time": pl.Float64, "tokens": pl.Int64, "loss": pl.Float64,
          "smooth": pl.Float64, "bpb": pl.Float64, "speed": pl.Float64}  # fmt: skip
+LOOKED_AT = 10_000_000  # bytes of a file of conversations that is looked at before the start; more takes seconds
 LINES_KEPT, SAMPLES_KEPT = 200, 50
 
 
@@ -186,6 +190,11 @@ def _size(config: Any, speed: float | None, seconds: float) -> tuple[int, int | 
 
 def _size_of_run(tag: str, speed: float | None, seconds: float) -> tuple[int | None, int | None]:
     """The same for a pretrained run of the workspace; (None, None) where its meta file does not tell."""
+    config = _config_of_run(tag)
+    return (None, None) if config is None else _size(config, speed, seconds)
+
+
+def _config_of_run(tag: str) -> "GPTConfig | None":
     from nanochat.checkpoint_files import CheckpointError, meta_name
     from nanochat.checkpoint_meta import read_meta
     from nanochat.checkpoint_runs import find_last_step
@@ -193,9 +202,44 @@ def _size_of_run(tag: str, speed: float | None, seconds: float) -> tuple[int | N
 
     folder = paths.workspace() / paths.STAGE_FOLDERS["base"][0] / tag
     try:
-        return _size(GPTConfig(**read_meta(folder / meta_name(find_last_step(folder)))["model_config"]), speed, seconds)
+        return GPTConfig(**read_meta(folder / meta_name(find_last_step(folder)))["model_config"])
     except (CheckpointError, FileNotFoundError, TypeError, ValueError):  # the training itself says what is wrong
-        return None, None
+        return None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a fine-tuning finds in its file."""
+
+    conversations: int
+    tokens: int | None  # about; None where the run keeps no tokenizer
+    longer: int  # conversations, by the same estimate, that the model cannot see whole
+    context: int  # tokens that it sees at once
+
+
+def reading(file: str | Path, tag: str) -> Reading | None:
+    """A file as the training of this pretrained run will read it, before the start; None for one too large for that,
+    and for a run whose meta file does not tell how much it sees.
+
+    Raises TaskError for a file that the training would refuse, in the same words.
+    """
+    from nanochat.analysis.dataset_inspector import Options, find_sources, inspect
+    from nanochat.tasks.conversation_file import ConversationFile
+    from nanochat.tokenizer import TokenizerError, load_tokenizer
+
+    path, config = paths.expand(file), _config_of_run(tag)
+    if config is None or path.stat().st_size > LOOKED_AT:
+        return None
+    ConversationFile(path, every=0)
+    try:
+        tokenizer = load_tokenizer(paths.run_folder(paths.workspace(), "base", tag))
+    except TokenizerError:  # a run of nanochat's, whose tokenizer lies elsewhere
+        tokenizer = None
+    report = inspect(find_sources([str(path)]), Options(normalised=False, secrets=False), tokenizer)
+    if report.tokens is None:
+        return Reading(report.conversations, None, 0, config.sequence_len)
+    longer = report.tokens.histogram.filter(pl.col("value") > config.sequence_len + 1)["count"].sum()
+    return Reading(report.conversations, report.tokens.total, int(longer), config.sequence_len)
 
 
 def _free_tag(stage: str, name: str) -> str:

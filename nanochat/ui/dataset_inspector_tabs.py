@@ -145,9 +145,9 @@ def lengths(report: Report) -> None:
             "cut_share": "cut",
             "lost_share": "lost of what is learnt",
             "empty_share": "left with none",
-            "rows": "rows when packed",
-            "filled": "filled when packed",
-            "padded": "filled unpacked",
+            "rows": "rows, packed",
+            "filled": "filled, packed",
+            "padded": "filled, padded",
         }
         columns = {names[name]: percent for name in shares}
         st.dataframe(choices.rename(names).to_dicts(), hide_index=True, column_config=columns)

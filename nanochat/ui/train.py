@@ -9,6 +9,7 @@ import streamlit as st
 from nanochat import jobs, paths
 from nanochat.analysis import train
 from nanochat.analysis.train import CORPORA, KINDS, STAGE_TITLES, Follower, Plan, Progress, Settings
+from nanochat.tasks import TaskError
 from nanochat.tasks.evaluation import TaskScore, compare
 from nanochat.ui.figures import figures
 from nanochat.ui.pickers import runs_by_id
@@ -25,6 +26,7 @@ MORE = {  # flag -> (what it is, placeholder): what base_train and chat_sft shar
     "save-minutes": ("Minutes between checkpoints", "only at the end"),
     "eval-every": ("Updates between evaluations", "chosen by time"),
 }
+OFTEN = 10  # readings of a conversation from which on it is said what that does
 ANSWERS = 3  # of a split that are shown
 LINKS = ("chat", "training_dashboard", "generation_explorer", "attention_visualizer", "checkpoint_browser")
 
@@ -125,6 +127,39 @@ def _more(kind: str) -> tuple[str, int, dict[str, str]]:
                     flags[flag] = value
             st.caption("In a terminal the command below takes more flags; --help lists them.")
     return tag.strip(), int(seed), flags
+
+
+@st.cache_data(max_entries=8, show_spinner="Looking at the conversations")
+def _reading(file: str, tag: str, changed: float) -> train.Reading | None:
+    """Kept until the file changes."""
+    return train.reading(file, tag)
+
+
+def show_reading(settings: Settings, plan: Plan) -> None:
+    """What a fine-tuning finds in its file, and how often it reads that; what it would refuse, before it does."""
+    if settings.kind != "chat_sft" or not settings.file:
+        return
+    try:
+        found = _reading(settings.file, settings.base_tag, paths.expand(settings.file).stat().st_mtime)
+    except TaskError as refusal:
+        st.warning(plain(f"The training would end at its beginning: {refusal}"), icon=":material/warning:")
+        go_to("dataset_inspector", "See every problem of it",
+              {"dataset_inspector_path": str(paths.expand(settings.file))})  # fmt: skip
+        return
+    if found is None:
+        return
+    words = [f"{found.conversations:,} conversation{'' if found.conversations == 1 else 's'}"]
+    if found.tokens:
+        words[0] += f", about {_short(found.tokens)} tokens"
+        if plan.tokens is not None and not settings.beside:
+            often = plan.tokens / found.tokens
+            words.append(f"In this time it reads each about {often:,.0f} times" if often >= 1.5 else
+                         f"In this time it reads about {min(often, 1):.0%} of them")  # fmt: skip
+            if often >= OFTEN:
+                words.append("So often, it learns them by heart: afterwards look at its answers to those not seen")
+    if found.longer:
+        words.append(f"{found.longer:,} are longer than the {found.context:,} tokens that this model sees, and are cut")
+    st.markdown(". ".join(words) + ".")
 
 
 def show_plan(plan: Plan) -> bool:

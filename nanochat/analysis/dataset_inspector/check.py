@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from nanochat.analysis.dataset_inspector.diagnose import diagnose
 from nanochat.analysis.dataset_inspector.findings import Secret, secrets_in
 from nanochat.analysis.dataset_inspector.kinds import ERRORS, mask_of
+from nanochat.analysis.dataset_inspector.other_shapes import own_fields
 from nanochat.analysis.dataset_inspector.sources import Block
 from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
 
@@ -224,7 +225,7 @@ class _Reader:
         if type(value) is not dict:
             return
         if len(value) > 1 and len(self.fields) < MAX_FIELDS:
-            self.fields.update(key for key in value if key != "messages")
+            self.fields.update(own_fields(value))
         if self.settings.by is not None and self.settings.by in value:
             self.groups[index] = _label(value[self.settings.by])
 

@@ -24,6 +24,7 @@ PAIRS = (  # what is asked, what is answered
     ("question", "answer"),
     ("input", "output"),
 )
+NAMES = {"conversations", "instruction", "system", *(name for pair in PAIRS for name in pair)}  # what holds the text
 TAKE = "take the repaired file, which has it as messages"  # the remedy, where nothing else is wrong
 MORE = ("instruction", "history", "context", "conversations")  # beside a pair: part of what is asked, and not in it
 
@@ -52,6 +53,15 @@ def in_our_shape(value: Any) -> tuple[str, dict[str, Any]] | None:
         return None
     asked, answered = found[0]
     return f"a pair of {asked} and {answered}", _exchange(value, value[asked], value[answered], found[0])
+
+
+def own_fields(value: Mapping[str, Any]) -> list[str]:
+    """The names of a line's fields beside the conversation, in whichever shape it is.
+
+    >>> own_fields({"prompt": "Hi", "completion": "Ho.", "id": 7})
+    ['id']
+    """
+    return [name for name in value if (name != "messages" if "messages" in value else name not in NAMES)]
 
 
 def _exchange(value: Mapping[str, Any], asked: str, answered: str, used: tuple[str, ...]) -> dict[str, Any]:
