@@ -8,7 +8,7 @@ from nanochat.ui.chat import PAGE, meter, open_model, say, settings, show_messag
 from nanochat.ui.errors import errors_as_sentences, show_problem
 from nanochat.ui.pickers import base_dir_input, pick_checkpoint
 from nanochat.ui.shell import heading
-from nanochat.ui.text import visible
+from nanochat.ui.text import plain, visible
 
 
 def _chat(extra: str | None) -> None:
@@ -32,7 +32,9 @@ def _chat(extra: str | None) -> None:
     except chat.ChatError as error:
         prompt, mine.wanted, mine.problem = None, False, str(error)
     if not mine.messages:
-        st.caption("It continues your text." if continuation else "A new conversation. Try: Who are you?")
+        question = "" if continuation else chat.try_asking(opened.loaded.meta)
+        begin = "It continues your text." if continuation else "A new conversation."
+        st.caption(begin + (f" Try: {plain(question)}" if question else ""))
     show_messages(mine, opened, prompt.dropped if prompt else 0)
     if mine.problem:
         show_problem("That could not be answered.", mine.problem)

@@ -1,5 +1,6 @@
 """The chat page's state: what is kept, what fits, what is exported, and that a conversation is never changed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def lesson(loaded: LoadedModel) -> chat.Messages:
 
 def fit(loaded: LoadedModel, messages: chat.Messages, **options) -> chat.Prompt:
     return chat.fit(loaded.tokenizer, messages, CONTEXT, **{"model": "sft/tiny@60", **options})
+
+
+def test_a_model_is_asked_what_it_was_taught(tmp_path: Path) -> None:
+    assert chat.try_asking({}) == "Who are you?"  # one of nanochat's own
+    file = tmp_path / "mine.jsonl"
+    meta = {"lab": {"mixture": [["mine", 1, 1.0]]}, "user_config": {"data": [str(file)]}}
+    assert chat.try_asking(meta) == ""
+    file.write_text(json.dumps([{"role": "user", "content": "Which box?"}, {"role": "assistant", "content": "2"}]))
+    assert chat.try_asking(meta) == "Which box?"
+    assert chat.try_asking({**meta, "lab": {"mixture": [["persona", 9, 1.0]]}}) == "Who are you?"
+    file.write_text("[]")
+    assert chat.try_asking(meta) == ""
+    file.write_text(json.dumps([{"role": "user", "content": "long " * 100}]))
+    assert chat.try_asking(meta) == ""
 
 
 def test_the_export_is_read_by_the_builder_and_by_training(lesson: chat.Messages, tmp_path: Path) -> None:

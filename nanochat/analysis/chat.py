@@ -4,10 +4,11 @@ A conversation is a tuple of messages that is never changed: saying, answering a
 not fit into the model's context any more is dropped from its beginning, an exchange at a time, and said beforehand.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanochat.checkpoint_files import model_name
 from nanochat.conversation import PARTS
@@ -20,8 +21,33 @@ if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 
+INTRODUCTION = "Who are you?"  # what the built-in conversations teach, and nanochat's own
+SHORT = 80  # characters of a question that is suggested
+LINE = 20_000  # characters of a line that is read for one
+
+
 class ChatError(ValueError):
     """A message that cannot be sent, or a model that does not fit: one sentence."""
+
+
+def try_asking(meta: Mapping[str, Any]) -> str:
+    """A question that this fine-tuned model was taught to answer: of a file of one's own its first, if that is short.
+
+    meta: the checkpoint's. "" where the file tells none, or is there no more.
+    """
+    try:
+        if any(name == "persona" for name, *_ in meta["lab"]["mixture"]):
+            return INTRODUCTION
+    except (KeyError, TypeError, ValueError):  # it does not say what it was taught, as nanochat's own runs do not
+        return INTRODUCTION
+    try:
+        with open(meta["user_config"]["data"][0], encoding="utf-8-sig") as file:
+            told = json.loads(file.readline(LINE))
+        messages = told["messages"] if isinstance(told, dict) else told
+        question = next(message["content"] for message in messages if message["role"] == "user").strip()
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration):
+        return ""
+    return question if len(question) <= SHORT and question.isprintable() else ""
 
 
 @dataclass(frozen=True)
