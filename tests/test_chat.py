@@ -41,8 +41,11 @@ def test_a_model_is_asked_what_it_was_taught(tmp_path: Path) -> None:
     file.write_text(json.dumps([{"role": "user", "content": "Which box?"}, {"role": "assistant", "content": "2"}]))
     assert chat.try_asking(meta) == "Which box?"
     assert chat.try_asking({**meta, "lab": {"mixture": [["persona", 9, 1.0]]}}) == "Who are you?"
-    file.write_text("[]")
-    assert chat.try_asking(meta) == ""
+    for content in ("[]", "[" * 5000, '{"messages": 3}', "\\x00"):
+        file.write_text(content)
+        assert chat.try_asking(meta) == ""
+    for data in ([str(tmp_path)], [0], [], 7, None):
+        assert chat.try_asking({**meta, "user_config": {"data": data}}) == ""
     file.write_text(json.dumps([{"role": "user", "content": "long " * 100}]))
     assert chat.try_asking(meta) == ""
 

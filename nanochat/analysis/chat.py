@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat import paths
 from nanochat.checkpoint_files import model_name
 from nanochat.conversation import PARTS
-from nanochat.paths import readable_size
 from nanochat.reply import Part, Reply, Turn, prompt_ids
 
 if TYPE_CHECKING:
@@ -41,11 +41,14 @@ def try_asking(meta: Mapping[str, Any]) -> str:
     except (KeyError, TypeError, ValueError):  # it does not say what it was taught, as nanochat's own runs do not
         return INTRODUCTION
     try:
-        with open(meta["user_config"]["data"][0], encoding="utf-8-sig") as file:
+        path = paths.expand(meta["user_config"]["data"][0])
+        if not path.is_file():
+            return ""
+        with path.open(encoding="utf-8-sig") as file:
             told = json.loads(file.readline(LINE))
         messages = told["messages"] if isinstance(told, dict) else told
         question = next(message["content"] for message in messages if message["role"] == "user").strip()
-    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration):
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration, RecursionError):
         return ""
     return question if len(question) <= SHORT and question.isprintable() else ""
 
@@ -102,8 +105,8 @@ class Memory:
     @property
     def sentence(self) -> str:
         """Such as: it needs 2.3 GB, 1.1 GB free."""
-        free = "an unknown amount" if self.free is None else readable_size(self.free)
-        return f"it needs {readable_size(self.need)}, {free} free"
+        free = "an unknown amount" if self.free is None else paths.readable_size(self.free)
+        return f"it needs {paths.readable_size(self.need)}, {free} free"
 
 
 def say(messages: Messages, text: str) -> Messages:
