@@ -9,6 +9,7 @@ from nanochat.tasks import Task
 from nanochat.tasks.mixture import Part
 
 GENERATED = ("persona", "stories", "spelling", "counting", "arithmetic")
+VAL_EVERY = 10  # of so many conversations of a file one is kept unseen
 MOST_EPOCHS = 10_000  # passes over a file: more would only fill the memory with its order
 MOST_COUNT = 10**7  # conversations of a task, for the same reason
 VAL_SIZE = 200  # conversations of the val split of each task: for bits per byte, and to ask from
@@ -20,20 +21,12 @@ class ChatSFTError(ValueError):
 
 def make_tasks(args: argparse.Namespace) -> tuple[list[Part], list[Task]]:
     """The parts of the training mixture, and the val split of each. Raises ChatSFTError and TaskError."""
-    from nanochat.tasks.conversation_file import ConversationFile
-
     parts: list[Part] = []
     val: list[Task] = []
     for spec in args.data:
-        name, epochs = split_amount(spec, 1.0)
-        files = [
-            ConversationFile(name, split, profile=args.profile, every=args.val_every) for split in ("train", "val")
-        ]
-        if args.val_every > 1 and not len(files[0]) and len(files[1]):  # chance put all of a short file aside
-            files = [ConversationFile(name, split, profile=args.profile, every=0) for split in ("train", "val")]
-        require_some(files[0], files[1], spec, epochs)
-        parts.append(Part(files[0], epochs))
-        val.append(files[1])
+        part, unseen = from_file(spec, args.profile, args.val_every)
+        parts.append(part)
+        val.append(unseen)
     for spec in filter(None, (one.strip() for one in args.tasks.split(","))):
         name, amount = split_amount(spec, 2000)
         if name == "none":
@@ -49,6 +42,21 @@ def make_tasks(args: argparse.Namespace) -> tuple[list[Part], list[Task]]:
     if not parts:
         raise ChatSFTError("there is nothing to train on; name a JSONL file with --data, or some --tasks")
     return parts, val
+
+
+def from_file(spec: str, profile: str = "chat", val_every: int = VAL_EVERY) -> tuple[Part, Task]:
+    """What is trained on of a file of conversations, and what is kept unseen. spec: FILE or FILE=EPOCHS.
+
+    Raises ChatSFTError and TaskError.
+    """
+    from nanochat.tasks.conversation_file import ConversationFile
+
+    name, epochs = split_amount(spec, 1.0)
+    train, val = (ConversationFile(name, split, profile=profile, every=val_every) for split in ("train", "val"))
+    if val_every > 1 and not len(train) and len(val):  # chance put all of a short file aside
+        train, val = (ConversationFile(name, split, profile=profile, every=0) for split in ("train", "val"))
+    require_some(train, val, spec, epochs)
+    return Part(train, epochs), val
 
 
 def require_some(train: Task, val: Task, spec: str, epochs: float) -> None:

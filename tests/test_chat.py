@@ -13,6 +13,7 @@ from nanochat.checkpoint_manager import LoadedModel
 from nanochat.conversation import check
 from nanochat.model_queue import ModelQueue
 from nanochat.reply import Reply, Sampling, shared_engine
+from nanochat.tasks import held_out
 from nanochat.tasks.conversation_file import ConversationFile
 from tests.chat_support import CONTEXT, LESSON, QUESTION, loaded, taught
 
@@ -33,21 +34,24 @@ def fit(loaded: LoadedModel, messages: chat.Messages, **options) -> chat.Prompt:
     return chat.fit(loaded.tokenizer, messages, CONTEXT, **{"model": "sft/tiny@60", **options})
 
 
+def asked(question: str) -> str:
+    return json.dumps([{"role": "user", "content": question}, {"role": "assistant", "content": "2"}]) + "\n"
+
+
 def test_a_model_is_asked_what_it_was_taught(tmp_path: Path) -> None:
     assert chat.try_asking({}) == "Who are you?"  # one of nanochat's own
     file = tmp_path / "mine.jsonl"
-    meta = {"lab": {"mixture": [["mine", 1, 1.0]]}, "user_config": {"data": [str(file)]}}
+    meta = {"lab": {"mixture": [["mine", 1, 1.0]]}, "user_config": {"data": [f"{file}=2"], "val_every": 10}}
     assert chat.try_asking(meta) == ""
-    file.write_text(json.dumps([{"role": "user", "content": "Which box?"}, {"role": "assistant", "content": "2"}]))
+    unseen = next(f"Box {n}?" for n in range(100) if held_out(json.dumps(f"Box {n}?"), 10))
+    file.write_text("\n" + asked(unseen) + asked("long " * 100) + asked("Which box?"))
     assert chat.try_asking(meta) == "Which box?"
     assert chat.try_asking({**meta, "lab": {"mixture": [["persona", 9, 1.0]]}}) == "Who are you?"
-    for content in ("[]", "[" * 5000, '{"messages": 3}', "\\x00"):
+    for content in ("[]", "[" * 30_000, '{"messages": 3}', "\x00", asked("long " * 100)):
         file.write_text(content)
         assert chat.try_asking(meta) == ""
     for data in ([str(tmp_path)], [0], [], 7, None):
         assert chat.try_asking({**meta, "user_config": {"data": data}}) == ""
-    file.write_text(json.dumps([{"role": "user", "content": "long " * 100}]))
-    assert chat.try_asking(meta) == ""
 
 
 def test_the_export_is_read_by_the_builder_and_by_training(lesson: chat.Messages, tmp_path: Path) -> None:

@@ -163,11 +163,12 @@ def test_without_a_tokenizer_lengths_are_characters_and_it_says_so(tmp_path):
     assert "without a tokenizer" in report.notes[0]
 
 
-def test_one_long_conversation_leaves_the_others_their_bars(tmp_path):
-    sizes = [*range(100, 120), 5_000]
+@pytest.mark.parametrize(("usual", "long"), [(3, 1), (8, 1), (20, 1), (98, 2), (150, 3)])
+def test_a_few_long_conversations_leave_the_others_their_bars(tmp_path, usual, long):
+    sizes = [*(100 + n % 20 for n in range(usual)), *(5_000 + n for n in range(long))]
     path = lines_file(tmp_path / "a.jsonl", *(talk("a" * (size - 1), "b") for size in sizes))
     bins, _ = length_bins(look(path))
-    assert len(bins) > 10
+    assert bins.filter(pl.col("count") > 0).height == min(usual, 20) + 1
     assert bins["high"][-1] > 5_000
     assert bins["count"].sum() == len(sizes)
 

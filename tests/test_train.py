@@ -11,6 +11,7 @@ from nanochat import jobs, paths
 from nanochat.analysis import train
 from nanochat.analysis.train import Follower, Settings, TrainError
 from nanochat.charts.train import bpb_curve, loss_curve
+from nanochat.sft_tasks import ChatSFTError
 from nanochat.tasks import TaskError
 from tests.sft_support import pretrained_base
 
@@ -72,14 +73,22 @@ def test_a_file_of_conversations_is_alone_unless_asked(tmp_path) -> None:
 def test_a_file_is_read_before_the_training_reads_it(tmp_path) -> None:
     pretrained_base(paths.workspace())
     file = tmp_path / "mine.jsonl"
-    lines = [[{"role": "user", "content": "cat?"}, {"role": "assistant", "content": "x" * n}] for n in (3, 200)]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [json.dumps([{"role": "user", "content": f"cat {n}?"}, {"role": "assistant", "content": "x" * 10 * n}])
+             for n in range(1, 11)]  # fmt: skip
+    file.write_text("\n".join(lines))
     found = train.reading(file, "d2")
-    assert found == train.Reading(2, found.tokens, 1, 64)
-    assert 200 < found.tokens < 230
-    file.write_text(json.dumps([{"role": "user", "content": "cat?"}]) + "\n[]\n")
-    with pytest.raises(TaskError, match="line 1"):
-        train.reading(file, "d2")
+    assert found.learnt + found.unseen == 10
+    assert found.context == 64
+    assert 0 < found.longer < found.learnt
+    assert 300 < found.tokens < 700
+    file.write_text("\n".join([*lines, "", *lines * 100]))
+    estimated = train.reading(file, "d2")
+    assert estimated.learnt == 101 * found.learnt
+    assert estimated.tokens == pytest.approx(101 * found.tokens, rel=0.2)
+    for content, words in (("", "no conversation"), ("\n\n", "no conversation"), ("[]\n", "line 1")):
+        file.write_text(content)
+        with pytest.raises((TaskError, ChatSFTError), match=words):
+            train.reading(file, "d2")
     assert train.reading(file, "no-run") is None
     file.write_bytes(b" " * (train.LOOKED_AT + 1))
     assert train.reading(file, "d2") is None
@@ -92,7 +101,9 @@ def test_a_file_is_read_before_the_training_reads_it(tmp_path) -> None:
         (Settings(minutes=0), "0 minutes cannot be"),
         (Settings(minutes=math.nan), "nan minutes"),
         (Settings(corpus="file"), "no file is named"),
-        (Settings(corpus="file", file="no/such/text.txt"), "no/such/text.txt does not exist"),
+        (Settings(corpus="file", file="no/such/text.txt"), "no/such/text.txt is not there"),
+        (Settings(corpus="file", file="x" * 300), "is not there"),
+        (Settings(corpus="file", file="~nobody-of-this-name/x"), "is not there"),
         (Settings("base_train", depth=0), "depth 0"),
         (Settings("chat_sft"), "no pretrained run"),
         (Settings(tag="../x"), None),

@@ -86,6 +86,18 @@ def test_a_zoom_outlives_a_redrawing_that_was_asked_for_before_it() -> None:
     assert page.number_input(key="training_dashboard_high").value is None  # what somebody wants is left as it is
 
 
+def test_a_part_of_one_run_is_no_part_of_another() -> None:
+    for tag in ("a", "b"):
+        written(paths.workspace(), falling(100), f"base_checkpoints/{tag}")
+    page = opened(run=["base/a"], low="20", high="60")
+    page.multiselect(key="training_dashboard_run").set_value(["base/a", "base/b"]).run()
+    assert page.number_input(key="training_dashboard_low").value == 20
+    page.multiselect(key="training_dashboard_run").set_value(["base/b"]).run()
+    assert page.number_input(key="training_dashboard_low").value == 20
+    page.multiselect(key="training_dashboard_run").set_value(["base/a"]).run()
+    assert page.number_input(key="training_dashboard_low").value is None
+
+
 def test_nothing_lies_in_the_part() -> None:
     written(paths.workspace(), falling(50))
     assert "nothing lies in the part" in words(opened(low="1000", high="2000"))

@@ -7,6 +7,7 @@ not fit into the model's context any more is dropped from its beginning, an exch
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from nanochat import paths
 from nanochat.checkpoint_files import model_name
 from nanochat.conversation import PARTS
 from nanochat.reply import Part, Reply, Turn, prompt_ids
+from nanochat.sft_tasks import split_amount
+from nanochat.tasks import held_out
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 INTRODUCTION = "Who are you?"  # what the built-in conversations teach, and nanochat's own
 SHORT = 80  # characters of a question that is suggested
-LINE = 20_000  # characters of a line that is read for one
+FIRST, LINE = 20, 20_000  # lines of a file that are read for one, and characters of each
 
 
 class ChatError(ValueError):
@@ -31,7 +34,7 @@ class ChatError(ValueError):
 
 
 def try_asking(meta: Mapping[str, Any]) -> str:
-    """A question that this fine-tuned model was taught to answer: of a file of one's own its first, if that is short.
+    """A question that this fine-tuned model was taught to answer: of a file of one's own the first that is short.
 
     meta: the checkpoint's. "" where the file tells none, or is there no more.
     """
@@ -41,16 +44,27 @@ def try_asking(meta: Mapping[str, Any]) -> str:
     except (KeyError, TypeError, ValueError):  # it does not say what it was taught, as nanochat's own runs do not
         return INTRODUCTION
     try:
-        path = paths.expand(meta["user_config"]["data"][0])
+        asked = meta["user_config"]
+        path, every = paths.expand(split_amount(asked["data"][0], 1)[0]), int(asked.get("val_every", 0))
         if not path.is_file():
             return ""
-        with path.open(encoding="utf-8-sig") as file:
-            told = json.loads(file.readline(LINE))
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            lines = [file.readline(LINE) for _ in range(FIRST)]
+    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError):
+        return ""
+    return next((question for question in map(partial(_question, every=every), lines) if question), "")
+
+
+def _question(line: str, every: int) -> str:
+    """What is asked first in a line of a data set; "" where that is long, or was kept unseen."""
+    try:
+        told = json.loads(line)
         messages = told["messages"] if isinstance(told, dict) else told
         question = next(message["content"] for message in messages if message["role"] == "user").strip()
-    except (OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration, RecursionError):
+        unseen = every > 0 and held_out(json.dumps(messages[0]["content"]), every)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, RecursionError):
         return ""
-    return question if len(question) <= SHORT and question.isprintable() else ""
+    return question if len(question) <= SHORT and question.isprintable() and not unseen else ""
 
 
 @dataclass(frozen=True)

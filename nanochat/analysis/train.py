@@ -36,6 +36,7 @@ STAGE_TITLES = {"tokenizer": "Tokenizer", "base": "Pretraining", "sft": "Fine-tu
 CURVE = {"stage": pl.String, "step": pl.Int64, "time": pl.Float64, "tokens": pl.Int64, "loss": pl.Float64,
          "smooth": pl.Float64, "bpb": pl.Float64, "speed": pl.Float64}  # fmt: skip
 LOOKED_AT = 10_000_000  # bytes of a file of conversations that is looked at before the start; more takes seconds
+COUNTED = 500  # conversations of it whose tokens are counted, at most
 LINES_KEPT, SAMPLES_KEPT = 200, 50
 
 
@@ -90,8 +91,8 @@ def plan(settings: Settings, speed: float | None) -> Plan:
     if not math.isfinite(settings.minutes) or not 0.2 <= settings.minutes <= 1440:
         raise TrainError(f"{settings.minutes:g} minutes cannot be; give 0.2 to 1,440 (a day)")
     needs_file = settings.kind != "chat_sft" and settings.corpus == "file"
-    if settings.file and not Path(settings.file).expanduser().exists():
-        raise TrainError(f"{settings.file} does not exist; check how the path is written")
+    if settings.file and not _is_there(paths.expand(settings.file)):
+        raise TrainError(f"{settings.file} is not there, or not to be looked at; check how the path is written")
     if needs_file and not settings.file:
         raise TrainError("no file is named; give the path of a text, or choose another corpus")
     if settings.tag:
@@ -166,7 +167,7 @@ def _chat_sft(settings: Settings, speed: float | None) -> Plan:
         str(settings.seed), *_flags(settings), "--json",
     ]  # fmt: skip
     if settings.file:
-        command += ["--data", str(Path(settings.file).expanduser())]
+        command += ["--data", str(paths.expand(settings.file))]
         command += [] if settings.beside else ["--tasks", "none"]
     if (paths.workspace() / paths.STAGE_FOLDERS["sft"][0] / tag).exists():
         command += ["--force"]  # the page asks before the start
@@ -174,6 +175,13 @@ def _chat_sft(settings: Settings, speed: float | None) -> Plan:
     facts = {"kind": "chat_sft", "tag": tag, "stages": ["sft"], "seconds": seconds}
     parameters, tokens = _size_of_run(tag, speed, seconds)
     return Plan((tuple(command),), tag, parameters, tokens, seconds, facts)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, a folder that is closed
+        return False
 
 
 def _flags(settings: Settings) -> list[str]:
@@ -211,9 +219,10 @@ def _config_of_run(tag: str) -> "GPTConfig | None":
 class Reading:
     """What a fine-tuning finds in its file."""
 
-    conversations: int
-    tokens: int | None  # about; None where the run keeps no tokenizer
-    longer: int  # conversations, by the same estimate, that the model cannot see whole
+    learnt: int  # conversations that it trains on
+    unseen: int  # and those that it keeps, to ask afterwards
+    tokens: int | None  # of the learnt ones, about; None where the run keeps no tokenizer
+    longer: int  # learnt ones, about, that the model cannot see whole
     context: int  # tokens that it sees at once
 
 
@@ -221,25 +230,26 @@ def reading(file: str | Path, tag: str) -> Reading | None:
     """A file as the training of this pretrained run will read it, before the start; None for one too large for that,
     and for a run whose meta file does not tell how much it sees.
 
-    Raises TaskError for a file that the training would refuse, in the same words.
+    Raises TaskError and ChatSFTError for a file that the training would refuse, in the same words.
     """
-    from nanochat.analysis.dataset_inspector import Options, find_sources, inspect
-    from nanochat.tasks.conversation_file import ConversationFile
+    from nanochat.analysis.dataset_inspector.lengths import count_tokens
+    from nanochat.sft_tasks import from_file
     from nanochat.tokenizer import TokenizerError, load_tokenizer
 
     path, config = paths.expand(file), _config_of_run(tag)
     if config is None or path.stat().st_size > LOOKED_AT:
         return None
-    ConversationFile(path, every=0)
+    part, unseen = from_file(str(path))
+    task = part.task
     try:
         tokenizer = load_tokenizer(paths.run_folder(paths.workspace(), "base", tag))
     except TokenizerError:  # a run of nanochat's, whose tokenizer lies elsewhere
-        tokenizer = None
-    report = inspect(find_sources([str(path)]), Options(normalised=False, secrets=False), tokenizer)
-    if report.tokens is None:
-        return Reading(report.conversations, None, 0, config.sequence_len)
-    longer = report.tokens.histogram.filter(pl.col("value") > config.sequence_len + 1)["count"].sum()
-    return Reading(report.conversations, report.tokens.total, int(longer), config.sequence_len)
+        return Reading(len(task), len(unseen), None, 0, config.sequence_len)
+    step = -(-len(task) // COUNTED)
+    counts = count_tokens(((row, task[row]) for row in range(0, len(task), step)), tokenizer).frame["tokens"]
+    tokens, longer = (round(int(found.sum()) * len(task) / len(counts)) for found in
+                      (counts, counts > config.sequence_len + 1))  # fmt: skip
+    return Reading(len(task), len(unseen), tokens, longer, config.sequence_len)
 
 
 def _free_tag(stage: str, name: str) -> str:
@@ -248,7 +258,7 @@ def _free_tag(stage: str, name: str) -> str:
 
 
 def _corpus(settings: Settings) -> str:
-    return str(Path(settings.file).expanduser()) if settings.corpus == "file" else settings.corpus
+    return str(paths.expand(settings.file)) if settings.corpus == "file" else settings.corpus
 
 
 @dataclass(frozen=True)

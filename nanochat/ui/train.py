@@ -9,6 +9,7 @@ import streamlit as st
 from nanochat import jobs, paths
 from nanochat.analysis import train
 from nanochat.analysis.train import CORPORA, KINDS, STAGE_TITLES, Follower, Plan, Progress, Settings
+from nanochat.sft_tasks import ChatSFTError
 from nanochat.tasks import TaskError
 from nanochat.tasks.evaluation import TaskScore, compare
 from nanochat.ui.figures import figures
@@ -130,36 +131,47 @@ def _more(kind: str) -> tuple[str, int, dict[str, str]]:
 
 
 @st.cache_data(max_entries=8, show_spinner="Looking at the conversations")
-def _reading(file: str, tag: str, changed: float) -> train.Reading | None:
-    """Kept until the file changes."""
-    return train.reading(file, tag)
+def _reading(file: str, tag: str, changed: tuple[int, int]) -> train.Reading | str | None:
+    """What the file holds, or why the training would refuse it; kept until the file or the run changes."""
+    try:
+        return train.reading(file, tag)
+    except (TaskError, ChatSFTError) as refusal:
+        return str(refusal)
 
 
 def show_reading(settings: Settings, plan: Plan) -> None:
     """What a fine-tuning finds in its file, and how often it reads that; what it would refuse, before it does."""
     if settings.kind != "chat_sft" or not settings.file:
         return
+    path, run = paths.expand(settings.file), paths.run_folder(paths.workspace(), "base", settings.base_tag)
     try:
-        found = _reading(settings.file, settings.base_tag, paths.expand(settings.file).stat().st_mtime)
-    except TaskError as refusal:
-        st.warning(plain(f"The training would end at its beginning: {refusal}"), icon=":material/warning:")
-        go_to("dataset_inspector", "See every problem of it",
-              {"dataset_inspector_path": str(paths.expand(settings.file))})  # fmt: skip
+        found = _reading(settings.file, settings.base_tag, (path.stat().st_mtime_ns, run.stat().st_mtime_ns))
+    except OSError:  # one of them has just gone: the training says so
         return
-    if found is None:
-        return
-    words = [f"{found.conversations:,} conversation{'' if found.conversations == 1 else 's'}"]
+    if isinstance(found, str):
+        st.warning(plain(f"The training would end at its beginning: {found}"), icon=":material/warning:")
+        go_to("dataset_inspector", "See every problem of it", {"dataset_inspector_path": str(path)})
+    elif found is not None:
+        st.markdown(" ".join(f"{sentence}." for sentence in _told(found, None if settings.beside else plan.tokens)))
+
+
+def _told(found: train.Reading, tokens: int | None) -> list[str]:
+    """A file in sentences. tokens: that the training will read of it; None where that is not known."""
+    whole = found.learnt + found.unseen
+    words = [f"{whole:,} conversation{'' if whole == 1 else 's'}"]
+    if found.unseen:
+        words[0] += f", {found.unseen:,} of them kept to ask afterwards"
     if found.tokens:
-        words[0] += f", about {_short(found.tokens)} tokens"
-        if plan.tokens is not None and not settings.beside:
-            often = plan.tokens / found.tokens
+        words[0] += f", about {_short(found.tokens)} tokens to learn from"
+        often = None if tokens is None else tokens / found.tokens
+        if often is not None:
             words.append(f"In this time it reads each about {often:,.0f} times" if often >= 1.5 else
                          f"In this time it reads about {min(often, 1):.0%} of them")  # fmt: skip
-            if often >= OFTEN:
-                words.append("So often, it learns them by heart: afterwards look at its answers to those not seen")
+        if often is not None and often >= OFTEN:
+            words.append("So often, it learns them by heart: afterwards look at its answers to those not seen")
     if found.longer:
         words.append(f"{found.longer:,} are longer than the {found.context:,} tokens that this model sees, and are cut")
-    st.markdown(". ".join(words) + ".")
+    return words
 
 
 def show_plan(plan: Plan) -> bool:
@@ -180,7 +192,8 @@ def show_plan(plan: Plan) -> bool:
                 icon=":material/warning:",
             )
             agreed = st.checkbox("Replace it", key=f"{PAGE}_replace_{plan.tag}")
-        st.code(plan.shell if agreed else plan.shell.replace(" --force", ""), language=None, wrap_lines=True)
+        shell = plan.shell if agreed else plan.shell.replace(" --force", "")
+        st.code(visible_lines(shell.split("\n")), language=None, wrap_lines=True)
     return agreed
 
 
@@ -235,8 +248,8 @@ def _draw_job(job: jobs.Job, was_alive: bool) -> None:
             st.code(visible_lines(progress.lines[-40:]) or "nothing yet", language=None, wrap_lines=True)
 
 
-def visible_lines(lines: tuple[str, ...]) -> str:
-    """Lines of a log, harmless."""
+def visible_lines(lines: Sequence[str]) -> str:
+    """Lines of a log or a command, harmless."""
     return "\n".join(visible(line) for line in lines)
 
 

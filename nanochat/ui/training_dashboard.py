@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,21 @@ def _set_ends(ends: Ends) -> None:
     st.session_state[key("low")], st.session_state[key("high")] = ends
 
 
+def _same(one: Ends, other: Ends) -> bool:
+    """Whether two pairs of ends differ by rounding at most."""
+    return all(a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=1e-6))
+               for a, b in zip(one, other, strict=True))  # fmt: skip
+
+
+def _forget_zoom(runs: Sequence[dashboard.History]) -> None:
+    """A part of one run says nothing about another: it is let go where all that was looked at is exchanged."""
+    names = {run.name for run in runs}
+    before = st.session_state.get(key("looked_at"), names)
+    st.session_state[key("looked_at")] = names
+    if not before & names:
+        _set_ends((None, None))
+
+
 def _keep_zoom() -> None:
     """Put the ends of a zoom by dragging into the fields again, where a late redrawing took them out.
 
@@ -99,6 +115,7 @@ def show(folders: Sequence[Path], logs: Sequence[Path], uploaded: Sequence[dashb
     runs = dashboard.told_apart([*opened(folders, logs, place), *uploaded])
     if not runs:
         return
+    _forget_zoom(runs)
     live = any(run.live for run in runs)
     pace = next(pace for rows, pace in PACES if sum(run.rows.height for run in runs) <= rows)
 
@@ -261,8 +278,13 @@ def _overview(runs: Sequence[dashboard.History], metric: str, look: dashboard.Lo
     def zoomed() -> None:
         selection = st.session_state.get(key("overview")) or {}
         part = (selection.get("selection") or {}).get(BRUSH, {}).get("x")
-        st.session_state[key("zoom")] = (_ends(), tuple(part) if part else (None, None), False)
-        _set_ends(st.session_state[key("zoom")][1])
+        wanted: Ends = tuple(part) if part else (None, None)
+        before = st.session_state.get(key("brush"))
+        st.session_state[key("brush")] = wanted
+        if before is not None and _same(before, wanted):
+            return  # nobody dragged: where the curve has grown, the browser says once more where its brush stands
+        st.session_state[key("zoom")] = (_ends(), wanted, False)
+        _set_ends(wanted)
 
     st.altair_chart(
         overview_chart(whole, look.log_x), key=key("overview"), on_select=zoomed,

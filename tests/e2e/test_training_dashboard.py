@@ -44,6 +44,13 @@ def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path
     expect(page.get_by_label("To", exact=True)).not_to_have_value("", timeout=WAIT)
     low, high = (page.get_by_label(name, exact=True).input_value() for name in ("From", "To"))
     assert 300 < float(low) < float(high) < 700
+    page.get_by_label("From", exact=True).fill("50")
+    page.keyboard.press("Enter")
+    for step in range(1001, 1004):  # drawn anew each time, and each time the browser says where its brush stands
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record(step, 2.5)) + "\n")
+        page.get_by_test_id("stMetricValue").get_by_text(f"{step:,}", exact=True).wait_for()
+    expect(page.get_by_label("From", exact=True)).to_have_value("50.00", timeout=WAIT)
     assert page.get_by_test_id("stException").count() == 0
     assert all(url.startswith((address, "data:", "blob:")) for url in requests)
 

@@ -187,14 +187,14 @@ def _distribution(one: Distribution | None) -> dict[str, Any] | None:
 
 
 BINS = 40  # bars of a histogram
-FAR = 4  # times the 90th percentile
+FAR, FEW = 4, 9  # times the 90th percentile is far; of so few conversations that is the longest itself: the 75th
 
 
 def length_bins(report: Report) -> tuple[pl.DataFrame, str]:
     """Bars of equal width up to the 99th percentile, one more for the rest (low, high, count), and what is counted.
 
-    Of so few conversations that the 99th is the longest, up to the 90th where that one is far away: one long
-    conversation would leave a single bar for all others.
+    Where the 99th is far from most, up to the longest that is not: a few long conversations would leave a single bar
+    for all others.
     """
     unit = "characters" if report.tokens is None else "tokens"
     histogram, described = (
@@ -204,8 +204,9 @@ def length_bins(report: Report) -> tuple[pl.DataFrame, str]:
     if described is None:
         return pl.DataFrame({"low": [], "high": [], "count": []}), unit
     low, usual = described.min, described.percentiles[99]
-    if usual == described.max > FAR * described.percentiles[90]:
-        usual = described.percentiles[90]
+    far = FAR * described.percentiles[90 if described.count > FEW else 75]
+    if usual > far:
+        usual = int(histogram.filter(pl.col("value") <= far)["value"].max())  # type: ignore[arg-type]
     width = max(-(-(usual + 1 - low) // BINS), 1)
     edges = [low + width * number for number in range(-(-(usual + 1 - low) // width) + 1)]
     rows = buckets(histogram, edges)
