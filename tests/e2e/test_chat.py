@@ -11,7 +11,7 @@ from nanochat.ui.chat import PAGE
 from nanochat.ui.chips import spell
 from tests.chat_support import ANSWER, ENDLESS, QUESTION, SUM, teach
 from tests.e2e.conftest import WAIT
-from tests.e2e.waiting import settled, until
+from tests.e2e.waiting import settled, shows
 
 pytestmark = pytest.mark.browser
 
@@ -53,18 +53,18 @@ def test_a_tool_call_is_shown_and_every_token_is_the_terminals(start_app, browse
     said = page.get_by_test_id("stChatMessage").nth(1)
     said.get_by_test_id("stCode").nth(1).wait_for()  # Streamlit loads what draws code when it first needs it
     settled(page)
-    assert said.get_by_test_id("stText").all_inner_texts() == ["Let me see.", ANSWER]
-    assert said.get_by_test_id("stCode").all_inner_texts() == [SUM, "7"]
+    shows(page, said.get_by_test_id("stText").all_inner_texts, ["Let me see.", ANSWER])
+    shows(page, said.get_by_test_id("stCode").all_inner_texts, [SUM, "7"])
     page.get_by_role("button", name="Tokens").nth(1).focus()
     page.keyboard.press("Enter")
     chips = page.get_by_role("group", name="Tokens of message 2").locator("[data-index]")
-    chips.first.wait_for()
-    assert "".join(chips.all_inner_texts()) == spell(terminal(lab, "-p", QUESTION, "--seed", "11"))
+    wanted = spell(terminal(lab, "-p", QUESTION, "--seed", "11"))
+    shows(page, lambda: "".join(chips.all_inner_texts()), wanted)
     hostile = "<script>document.title='gone'</script><|bos|><img src=x onerror=alert(1)>"
     say(page, hostile)
     page.get_by_text("to the first").nth(1).wait_for()
     settled(page)
-    assert page.get_by_test_id("stChatMessage").nth(2).get_by_test_id("stText").inner_text() == hostile
+    shows(page, page.get_by_test_id("stChatMessage").nth(2).get_by_test_id("stText").inner_text, hostile)
     assert page.title() != "gone"
     assert page.get_by_text("could not be answered").count() == 0
     page.get_by_role("link", name="Open in the builder").click()
@@ -101,7 +101,7 @@ def test_two_tabs_write_at_once_and_one_is_stopped(start_app, browser, lab: Path
     settings = ("-i", "base", "-t", "0", "--max-tokens", "12")
     wanted = terminal(lab, *settings, "-p", "the cat")
     answer = short.get_by_test_id("stChatMessage").nth(1).get_by_test_id("stText")
-    assert until(lambda: answer.inner_text() == wanted.strip(), short), answer.inner_text()
+    shows(short, answer.inner_text, wanted.strip())
     overflow = short.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0
     for page in (long, short):

@@ -11,6 +11,7 @@ from nanochat.analysis import conversation_template_builder as builder
 from nanochat.tools import conversation_template_builder as tool
 from nanochat.ui.conversation_template_builder import PAGE
 from tests.e2e.conftest import WAIT
+from tests.e2e.waiting import shows
 
 pytestmark = pytest.mark.browser
 
@@ -39,11 +40,10 @@ def test_a_tool_call_is_written_seen_and_appended(start_app, browser, tmp_path):
     area.press("Control+Enter")
     said = terminal("--load", str(_saved(tmp_path, "What is <b>13*13</b>?")))["tokenization"]
     page.get_by_test_id("stMetricValue").get_by_text(str(said["tokens"]), exact=True).first.wait_for()
-    values = page.get_by_test_id("stMetricValue").all_inner_texts()
-    assert values == [str(said[k]) for k in ("tokens", "supervised", "unsupervised")] + [f"{said['ratio']:.1%}"]
+    values = [str(said[k]) for k in ("tokens", "supervised", "unsupervised")] + [f"{said['ratio']:.1%}"]
+    shows(page, page.get_by_test_id("stMetricValue").all_inner_texts, values)
     chips = page.get_by_role("group", name="Tokens").locator("[data-index]")
-    chips.nth(len(said["details"]) - 1).wait_for()  # they are drawn a moment after the figures
-    assert chips.all_inner_texts() == [row["text"] for row in said["details"]]
+    shows(page, chips.all_inner_texts, [row["text"] for row in said["details"]])
     underlined = chips.evaluate_all("chips => chips.map(c => getComputedStyle(c).textDecorationLine === 'underline')")
     assert underlined == [row["supervised"] for row in said["details"]]
     page.get_by_role("button", name="Append", exact=True).click()

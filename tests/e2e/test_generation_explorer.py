@@ -10,7 +10,7 @@ import pytest
 from nanochat.tools import generation_explorer as tool
 from tests.checkpoint_support import save_ours
 from tests.e2e.conftest import WAIT
-from tests.e2e.waiting import choose, settled, until
+from tests.e2e.waiting import choose, settled, shows
 
 pytestmark = pytest.mark.browser
 PAGE = "generation_explorer"
@@ -80,5 +80,5 @@ def test_a_slider_draws_again_and_the_view_is_a_link(start_app, browser, tmp_pat
     def shown() -> str:
         return "".join(re.sub(r"\s", "", chip) for chip in texts(group))
 
-    assert until(lambda: shown() == wanted, page), shown()
+    shows(page, shown, wanted)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

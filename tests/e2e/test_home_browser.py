@@ -32,7 +32,7 @@ def test_a_cold_link_shows_home_and_nothing_leaves_the_machine(app, browser):
     foreign = [url for url in requested if not url.startswith((app, app.replace("http", "ws"), "data:", "blob:"))]
     assert foreign == []
     if fixture_dirs():
-        assert page.get_by_test_id("stDataFrame").first.is_visible()
+        page.get_by_test_id("stDataFrame").first.wait_for()
     page.context.close()
 
 

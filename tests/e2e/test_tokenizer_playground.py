@@ -10,7 +10,7 @@ import pytest
 from nanochat.tools import tokenizer_playground as tool
 from nanochat.ui.tokenizer_playground import PAGE, SAMPLE
 from tests.e2e.conftest import WAIT
-from tests.e2e.waiting import until
+from tests.e2e.waiting import shows
 
 pytestmark = pytest.mark.browser
 
@@ -51,14 +51,12 @@ def test_what_the_page_shows_is_what_the_terminal_says(app, browser):
     said = terminal(SAMPLE)["text"]
     assert metric(page, "Tokens") == str(said["tokens"])
     assert metric(page, "Characters a token") == f"{said['characters_per_token']:.2f}"
-    assert chips.all_inner_texts() == [row["text"] for row in said["details"]]
+    shows(page, chips.all_inner_texts, [row["text"] for row in said["details"]])
     hostile = "<script>document.title='gone'</script>\u202e <img src=x onerror=alert(1)>"
     type_text(page, hostile)
     said = terminal(hostile)["text"]
     page.get_by_test_id("stMetricValue").get_by_text(str(said["tokens"]), exact=True).first.wait_for()
-    expected = [row["text"] for row in said["details"]]
-    until(lambda: chips.all_inner_texts() == expected, page)  # the chips are drawn after the figures
-    assert chips.all_inner_texts() == expected
+    shows(page, chips.all_inner_texts, [row["text"] for row in said["details"]])  # drawn after the figures
     assert page.title() != "gone"
     assert page.complaints == []
     foreign = [url for url in page.requested if not url.startswith((app, app.replace("http", "ws"), "data:", "blob:"))]
@@ -72,11 +70,11 @@ def test_every_chip_speaks_to_a_mouse_and_to_a_keyboard(app, browser):
     chips.nth(2).hover()
     said = terminal(SAMPLE)["text"]["details"]
     tip = page.get_by_role("tooltip").first
-    assert tip.inner_text().startswith(f"id {said[2]['id']}\n{said[2]['type']}")
+    shows(page, lambda: tip.inner_text().startswith(f"id {said[2]['id']}\n{said[2]['type']}"), True)
     chips.first.focus()
     for key, index in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", len(said) - 1), ("Home", 0)):
         page.keyboard.press(key)
-        assert tip.inner_text().startswith(f"id {said[index]['id']}\n")
+        shows(page, lambda: tip.inner_text().split("\n")[0], f"id {said[index]['id']}")
         assert page.locator("[data-index][tabindex='0']").count() == 1, "one stop of the Tab key"
     page.keyboard.press("End")
     assert said[-1]["note"] in tip.inner_text(), "the last byte of the globe says which it is"
@@ -93,7 +91,7 @@ def test_a_hundred_thousand_characters_do_not_freeze_the_page(app, browser):
     tokens = terminal(text)["text"]["tokens"]
     page.get_by_text(f"Tokens: 1 to 800 of {tokens:,}").wait_for()
     assert metric(page, "Characters") == f"{len(text):,}"
-    assert page.locator("[data-index]").count() == 800
+    shows(page, page.locator("[data-index]").count, 800)
     page.get_by_role("button", name="Page 2", exact=True).click()
     page.get_by_text(f"Tokens: 801 to 1,600 of {tokens:,}").wait_for()
     page.context.close()
@@ -103,7 +101,7 @@ def test_a_phone_and_the_dark_need_no_sideways_scrolling(app, browser):
     page = opened(app, browser, f"&{PAGE}_view=Languages", viewport={"width": 390, "height": 844}, color_scheme="dark")
     page.get_by_text(re.compile("The same sentence costs")).wait_for()
     dearest = max(terminal("--languages")["languages"], key=lambda row: row["tokens"])
-    assert page.get_by_text(f"{dearest['cost']:.2f} times").is_visible()
+    page.get_by_text(f"{dearest['cost']:.2f} times").wait_for()
     main = page.get_by_test_id("stMain")
     assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
     page.context.close()

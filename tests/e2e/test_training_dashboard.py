@@ -1,19 +1,31 @@
 """The training dashboard in a real browser: a link to a run, its figures as in the terminal, and a zoom by dragging."""
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from nanochat.durable import directory_lock
 from tests.e2e.conftest import ROOT, WAIT
+from tests.e2e.waiting import figure
 from tests.test_training_dashboard import falling, record, written
 
 pytestmark = pytest.mark.browser
 
 
-def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path) -> None:
+@pytest.fixture
+def trains() -> Iterator[Callable[[Path], None]]:
+    """A function that holds a run as one does that trains it: it is live then, however long a page takes."""
+    with contextlib.ExitStack() as stack:
+        yield lambda folder: stack.enter_context(directory_lock(folder))
+
+
+def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path, trains) -> None:
     from playwright.sync_api import expect
 
     lab = tmp_path / "lab"
@@ -25,11 +37,11 @@ def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     address = start_app(lab)
+    trains(folder)
     page.goto(f"{address}/training_dashboard?training_dashboard_run=base/d4")
     page.get_by_test_id("stMetric").filter(has_text="Train loss").wait_for()
-    figures = page.get_by_test_id("stMetricValue").all_inner_texts()
-    assert f"{told['train_loss']['value']:.4f}" in figures
-    assert f"{told['best']['value']:.4f}" in figures
+    for name in ("train_loss", "best"):
+        figure(page, f"{told[name]['value']:.4f}")
     small = page.get_by_test_id("stVegaLiteChart").nth(1)
     small.locator("canvas, svg").first.wait_for()
     small.scroll_into_view_if_needed()
@@ -49,22 +61,23 @@ def test_figures_are_the_terminals_and_a_drag_zooms(start_app, browser, tmp_path
     for step in range(1001, 1004):  # drawn anew each time, and each time the browser says where its brush stands
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record(step, 2.5)) + "\n")
-        page.get_by_test_id("stMetricValue").get_by_text(f"{step:,}", exact=True).wait_for()
+        figure(page, f"{step:,}")
     expect(page.get_by_label("From", exact=True)).to_have_value("50.00", timeout=WAIT)
     assert page.get_by_test_id("stException").count() == 0
     assert all(url.startswith((address, "data:", "blob:")) for url in requests)
 
 
-def test_a_log_is_uploaded_and_a_run_that_grows_is_followed(start_app, browser, tmp_path) -> None:
+def test_a_log_is_uploaded_and_a_run_that_grows_is_followed(start_app, browser, tmp_path, trains) -> None:
     lab = tmp_path / "lab"
     folder = written(lab, falling(40))
+    trains(folder)
     page = browser.new_context().new_page()
     page.set_default_timeout(WAIT)
     page.goto(f"{start_app(lab)}/training_dashboard?training_dashboard_run=base/d4")
-    page.get_by_test_id("stMetricValue").get_by_text("39", exact=True).wait_for()
+    figure(page, "39")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(record(40, 2.5)) + "\n")
-    page.get_by_test_id("stMetricValue").get_by_text("40", exact=True).wait_for()  # by itself, while the run is live
+    figure(page, "40")  # by itself, while the run is live
     page.get_by_role("button", name="A log").click()
     content = "".join(json.dumps(line) + "\n" for line in falling(20)).encode()
     upload = {"name": "mine.jsonl", "mimeType": "application/json", "buffer": content}

@@ -7,7 +7,7 @@ and the click on its option is then lost without a word: wait for the page first
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.e2e.conftest import WAIT
 
@@ -31,6 +31,16 @@ def until(condition: Callable[[], bool], page: "Page", patience: float = WAIT) -
             return False
         page.wait_for_timeout(STEP)
     return True
+
+
+def shows(page: "Page", look: Callable[[], Any], wanted: Any) -> None:
+    """Wait until what is looked at is this: a page draws itself piece by piece, and a first look sees too little."""
+    assert until(lambda: look() == wanted, page), f"{look()!r} instead of {wanted!r}"
+
+
+def figure(page: "Page", value: str) -> None:
+    """Wait until a tile of the page has this value."""
+    page.get_by_test_id("stMetricValue").get_by_text(value, exact=True).first.wait_for()
 
 
 def choose(page: "Page", label: str | re.Pattern, option: re.Pattern, taken: Callable[[], bool]) -> None:
