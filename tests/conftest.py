@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; two cores are shared by everything
 
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +16,7 @@ import tests.kernel_support  # noqa: F401 - first of all: it tells Triton to int
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+MAIN = sys.modules["__main__"]
 MOST_WORKERS = 4  # each holds a torch, a Triton and perhaps a browser: about 1.5 GB
 
 
@@ -24,6 +27,13 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     leads = config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput")  # a worker starts no workers
     if whole and leads and config.option.numprocesses is None and not config.option.collectonly:
         config.option.numprocesses, config.option.maxprocesses, config.option.dist = "auto", MOST_WORKERS, "loadfile"
+
+
+@pytest.fixture(autouse=True)
+def main_module() -> Iterator[None]:
+    """Streamlit leaves the script of a page as __main__, which a process that a later test starts would run first."""
+    yield
+    sys.modules["__main__"] = MAIN
 
 
 @pytest.fixture(autouse=True)
