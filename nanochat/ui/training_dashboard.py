@@ -90,6 +90,7 @@ def _forget_zoom(runs: Sequence[dashboard.History]) -> None:
     before = st.session_state.get(key("looked_at"), names)
     st.session_state[key("looked_at")] = names
     if not before & names:
+        st.session_state.pop(key("zoom"), None)
         _set_ends((None, None))
 
 
