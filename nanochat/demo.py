@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 TAG = "demo"
 STAGES = ("base", "sft")
 LEAST, MOST = 10, 86_400  # seconds of a budget
-SFT_SHARE = 0.14  # of the budget; the base model gets the rest, less what the tokenizer took
+SFT_SHARE = (0.14, 0.3)  # of the budget, least and most; the base model gets the rest, less what the tokenizer took
+SFT_UPDATES = 75  # with fewer it does not learn its name, so a slow machine spends more of the budget on them
 SAMPLE_SECONDS = 8.0  # between two samples on the screen
 SAMPLE_TOKENS = 120
 RACE_SECONDS = 0.3  # to find out which number format is the faster one
@@ -217,14 +218,18 @@ class _Demo:
         )
         precision.keep_memory()
         model = new_model(config, self.config.seed)
-        threads, timed = choose_threads(_trial(model, recipe.rows, recipe.row_tokens))
+        trial = _trial(model, recipe.rows, recipe.row_tokens)
+        threads, timed = choose_threads(trial)
+        before = self.elapsed
+        trial()
+        tuning = tuning_seconds(self.config.budget, self.elapsed - before)
         choice = precision.race(config, tokens, seconds=RACE_SECONDS)
         self.number_format = choice.dtype
         batches = scored_batches(dataset, tokenizer, recipe.context, SCREEN_DOCUMENTS)
         score = Evaluation(model, lambda: batches, tokenizer.token_bytes(), stop=self.config.stop)
         setup = self.setup(
             "base", model, DataLoader(dataset.train, tokenizer, recipe.rows, recipe.row_tokens), tokenizer, 1.0,
-            seconds=max(self.config.budget * (1 - SFT_SHARE) - self.elapsed, 1.0), tokens=tokens,
+            seconds=max(self.config.budget - tuning - self.elapsed, 1.0), tokens=tokens,
             schedule=Schedule("wsd", recipe.warmup_steps, recipe.warmdown_ratio, recipe.final_fraction),
             momentum=Momentum(0.85, 0.95, 0.95, recipe.momentum_steps),
             looks=(Look("evaluation", score, recipe.eval_every),), data=dataset.train.identity,
@@ -313,6 +318,12 @@ class _Demo:
             return Sample(stage, step, "", demo_report.write(setup.model, tokenizer, 1, step, SAMPLE_TOKENS)[0])
         question = demo_report.QUESTIONS[0]
         return Sample(stage, step, question, demo_report.answer(setup.model, tokenizer, question))
+
+
+def tuning_seconds(budget: float, update: float) -> float:
+    """How much of a budget fine-tuning gets where an update takes so long, in seconds: what it needs, within limits."""
+    least, most = SFT_SHARE
+    return min(max(SFT_UPDATES * update, least * budget), most * budget)
 
 
 def _trial(model: "GPT", rows: int, tokens: int) -> Callable[[], None]:

@@ -76,6 +76,17 @@ def test_the_budget_is_kept(stories):
     assert events[-1].seconds == pytest.approx(12.0, abs=0.2)  # by a clock that no busy machine moves
 
 
+@pytest.mark.parametrize(("update", "seconds"), [(0.05, 8.4), (0.16, 12.0), (0.8, 18.0)])
+def test_a_slow_machine_has_more_of_its_budget_for_fine_tuning(update, seconds):
+    """A minute: 0.14 of it for most machines, 75 updates for a slow one, and never more than 0.3."""
+    assert demo.tuning_seconds(60.0, update) == pytest.approx(seconds)
+
+
+def test_the_base_model_leaves_fine_tuning_its_part(stories):
+    seconds = {event.name: event.seconds for event in stories[1] if isinstance(event, Stage)}
+    assert seconds["sft"] == pytest.approx(demo.SFT_SHARE[0] * 12.0, abs=0.2)
+
+
 def test_both_models_are_there_whole_and_open(stories):
     base, events = stories
     for folder in events[-1].folders.values():
