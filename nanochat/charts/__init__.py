@@ -66,8 +66,8 @@ def rules(lines: Sequence[tuple[str, float]], low: float, high: float, scale: An
     y = alt.Y("y:Q", scale=scale)
     texts = [
         data.transform_filter(words)
-        .mark_text(align="right", dy=offset, color=GREY, fontSize=12)
-        .encode(x=alt.value("width"), y=y, text="words:N")
+        .mark_text(dy=offset, color=GREY, fontSize=12)
+        .encode(x=alt.value(alt.ExprRef("width / 2")), y=y, text="words:N")
         for words, offset in (("datum.below", 10), ("!datum.below", -9))
     ]
     return [data.mark_rule(strokeDash=[6, 4], color=GREY).encode(y=y), *texts]

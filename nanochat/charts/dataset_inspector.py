@@ -89,7 +89,7 @@ def kinds_chart(kinds: "pl.DataFrame", clickable: bool = False) -> "alt.Chart":
         alt.Chart(kinds)
         .mark_bar()
         .encode(
-            y=alt.Y("kind:N", sort="-x", title=None),
+            y=alt.Y("kind:N", sort="-x", title=None, axis=alt.Axis(labelLimit=180)),
             x=alt.X("lines:Q", title="lines", axis=alt.Axis(tickMinStep=1, format=",d")),
             color=alt.Color("severity:N", title=None, scale=colors, legend=alt.Legend(orient="top")),
             tooltip=["kind", "severity", "lines", "meaning", "remedy"],

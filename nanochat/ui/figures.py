@@ -10,4 +10,4 @@ def figures(*rows: tuple[str, str | None] | tuple[str, str | None, str | None]) 
     """
     with st.container(horizontal=True):
         for label, value, *meaning in rows:
-            st.metric(label, value or "–", help=meaning[0] if meaning else None, border=True, width="content")
+            st.metric(label, value or "–", help=meaning[0] if meaning else None, border=True)

@@ -24,6 +24,7 @@ PURPOSE = (
     "date. Everything stays on this machine."
 )
 ICON = str(Path(__file__).parent / "icon.svg")  # a named icon would be fetched from the network
+LOGO = str(Path(__file__).parent / "logo.svg")  # its one blue can be read on light and on dark
 NAMES = {"workspace": "our workspace", "nanochat": "nanochat's folder"}  # a root's name -> how the page calls it
 
 

@@ -16,6 +16,7 @@ SHELL = "shell"  # in the session's state: "home" from Home.py to the page that 
 def navigation() -> Any:
     """The sidebar with every page whose file is there; returns the page that was chosen, to be run."""
     st.set_page_config(page_title="nanochat lab", page_icon=home.ICON, layout="wide")
+    st.logo(home.LOGO, size="large", icon_image=home.ICON)
     # No url_path here: with one, a cold link to a page says "Page not found" and the page freezes.
     sections: dict[str, list] = {"Start": [st.Page(home.draw, title="Home", icon=":material/home:", default=True)]}
     for page in catalog.available():

@@ -53,13 +53,13 @@ def look_form(runs: Sequence[dashboard.History]) -> tuple[str, dashboard.Look, b
         metric = st.selectbox("Show", known, key=key("metric"), format_func=dashboard.METRICS.__getitem__, width=230,
                               bind="query-params")  # fmt: skip
         axis = st.selectbox("Over", list(dashboard.AXES), key=key("axis"), format_func=dashboard.AXES.__getitem__,
-                            width=130, bind="query-params")  # fmt: skip
+                            width=115, bind="query-params")  # fmt: skip
         smoothing = st.slider(
-            "Smoothing", 0.0, 0.99, 0.9, 0.01, key=key("smoothing"), width=200, bind="query-params",
+            "Smoothing", 0.0, 0.99, 0.9, 0.01, key=key("smoothing"), width=170, bind="query-params",
             help="How much of the moving average is old. The band has every value, spikes too.",
         )  # fmt: skip
-        low = st.number_input("From", value=None, key=key("low"), placeholder="begin", width=130, bind="query-params")
-        high = st.number_input("To", value=None, key=key("high"), placeholder="end", width=130, bind="query-params")
+        low = st.number_input("From", value=None, key=key("low"), placeholder="begin", width=118, bind="query-params")
+        high = st.number_input("To", value=None, key=key("high"), placeholder="end", width=118, bind="query-params")
         log_x = st.toggle("Log axis", key=key("log_x"), bind="query-params")
         log_y = st.toggle("Log values", key=key("log_y"), bind="query-params")
     if low is not None and high is not None and low >= high:
