@@ -11,7 +11,7 @@ from nanochat.tools import attention_visualizer as tool
 from nanochat.ui.attention_visualizer import PAGE
 from tests.attention_support import save_run
 from tests.e2e.conftest import WAIT
-from tests.e2e.waiting import choose, settled
+from tests.e2e.waiting import choose, fits, settled
 
 pytestmark = pytest.mark.browser
 TEXT = "so it goes"
@@ -89,6 +89,5 @@ def test_a_phone_in_the_dark_needs_no_sideways_scrolling(start_app, browser, tmp
         start_app(tmp_path / "lab"), browser, viewport={"width": 390, "height": 844}, color_scheme="dark"
     )  # fmt: skip
     page.get_by_text(re.compile("^Token 10 “s” looks at")).wait_for()
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    assert fits(page)
     page.context.close()

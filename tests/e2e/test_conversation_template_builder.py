@@ -11,7 +11,7 @@ from nanochat.analysis import conversation_template_builder as builder
 from nanochat.tools import conversation_template_builder as tool
 from nanochat.ui.conversation_template_builder import PAGE
 from tests.e2e.conftest import WAIT
-from tests.e2e.waiting import shows
+from tests.e2e.waiting import fits, shows
 
 pytestmark = pytest.mark.browser
 
@@ -69,8 +69,7 @@ def test_turns_are_moved_with_the_keyboard_and_a_phone_has_room(app, browser):
     page.set_default_timeout(WAIT)
     page.goto(f"{app}/{PAGE}")
     page.get_by_text("Conversation is valid.").wait_for()
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    assert fits(page)
     down = page.get_by_role("button", name="arrow_downward").first
     down.focus()
     page.keyboard.press("Enter")

@@ -10,6 +10,7 @@ import pytest
 
 from nanochat.benchmarks.make_conversations import planted
 from tests.e2e.conftest import WAIT
+from tests.e2e.waiting import fits
 from tests.support import fixture_dirs
 
 pytestmark = pytest.mark.browser
@@ -102,8 +103,7 @@ def test_a_phone_needs_no_sideways_scrolling(app, browser, scheme):
     address = f"{app}/dataset_inspector?dataset_inspector_where=Example"
     page = _tab(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page.get_by_test_id("stMetric").first.wait_for()
-    overflow = page.get_by_test_id("stMain").evaluate("element => element.scrollWidth - element.clientWidth")
-    assert overflow <= 0
+    assert fits(page)
     page.context.close()
 
 

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from tests.e2e.waiting import fits
 from tests.support import fixture_dirs
 
 pytestmark = pytest.mark.browser
@@ -64,8 +65,7 @@ def test_the_theme_can_be_chosen_with_the_keyboard(app, browser):
 def test_a_phone_needs_no_sideways_scrolling(app, browser):
     page, _, _ = _open(browser, app, viewport={"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    overflow = page.get_by_test_id("stMain").evaluate("element => element.scrollWidth - element.clientWidth")
-    assert overflow <= 0
+    assert fits(page)
     page.context.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from nanochat.tools import tokenizer_playground as tool
 from nanochat.ui.tokenizer_playground import PAGE, SAMPLE
 from tests.e2e.conftest import WAIT
-from tests.e2e.waiting import shows
+from tests.e2e.waiting import fits, shows
 
 pytestmark = pytest.mark.browser
 
@@ -102,6 +102,5 @@ def test_a_phone_and_the_dark_need_no_sideways_scrolling(app, browser):
     page.get_by_text(re.compile("The same sentence costs")).wait_for()
     dearest = max(terminal("--languages")["languages"], key=lambda row: row["tokens"])
     page.get_by_text(f"{dearest['cost']:.2f} times").wait_for()
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
+    assert fits(page)
     page.context.close()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a machine without Playwright skips these tests
     from playwright.sync_api import Page
 
 STEP = 100  # milliseconds between two looks
+TABS = 80  # presses of Tab after which a button is out of reach
 TRY = 5_000  # milliseconds after which a click that did nothing is made again
 
 
@@ -41,6 +42,23 @@ def shows(page: "Page", look: Callable[[], Any], wanted: Any) -> None:
 def figure(page: "Page", value: str) -> None:
     """Wait until a tile of the page has this value."""
     page.get_by_test_id("stMetricValue").get_by_text(value, exact=True).first.wait_for()
+
+
+def press(page: "Page", name: str) -> None:
+    """Reach a button or a link with the keyboard alone, and press it. name: the last words on it."""
+    settled(page)
+    for _ in range(TABS):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText").strip().endswith(name):
+            page.keyboard.press("Enter")
+            return
+    raise AssertionError(f"{TABS} presses of Tab did not reach {name!r}")
+
+
+def fits(page: "Page") -> bool:
+    """Whether nothing on the page reaches beyond its right edge."""
+    main = page.get_by_test_id("stMain")
+    return main.evaluate("element => element.scrollWidth - element.clientWidth") <= 0
 
 
 def choose(page: "Page", label: str | re.Pattern, option: re.Pattern, taken: Callable[[], bool]) -> None:
