@@ -3,7 +3,7 @@
 PYTHON ?= python
 OUT ?= gpu-results
 
-.PHONY: help check test prove demo app bench gpu gpu-test gpu-bench
+.PHONY: help check test prove demo app pictures bench gpu gpu-test gpu-bench
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/\t/'
@@ -24,6 +24,9 @@ demo:            ## a small model from nothing, in a minute
 
 app:             ## the browser app
 	$(PYTHON) -m streamlit run Home.py
+
+pictures:        ## every page as it looks on this machine's workspace, into docs/images; needs Chromium
+	$(PYTHON) -m tests.e2e.pictures
 
 bench:           ## speed of decoding and of training, each paired with a baseline in one run
 	$(PYTHON) -m nanochat.benchmarks.engine

@@ -45,11 +45,12 @@ def figure(page: "Page", value: str) -> None:
 
 
 def press(page: "Page", name: str) -> None:
-    """Reach a button or a link with the keyboard alone, and press it. name: the last words on it."""
+    """Reach a button or a link beside the sidebar with the keyboard alone, and press it. name: its last words."""
     settled(page)
+    reached = "document.activeElement.closest('[data-testid=stMain]') ? document.activeElement.innerText : ''"
     for _ in range(TABS):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.innerText").strip().endswith(name):
+        if page.evaluate(reached).strip().endswith(name):
             page.keyboard.press("Enter")
             return
     raise AssertionError(f"{TABS} presses of Tab did not reach {name!r}")
