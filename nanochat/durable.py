@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -72,14 +73,28 @@ class _Writer:
         """Nothing is held back here; torch.save asks for the method."""
 
 
+def require_file(target: Path) -> None:
+    """Refuse a place that no file can take: no name, a folder, a device, a pipe. Raises CheckpointError."""
+    if not target.name:
+        raise CheckpointError(f"{location(target)}: this names no file; give the name of one")
+    try:
+        mode = target.stat().st_mode
+    except OSError:  # not there yet, or not to be looked at, which shows when it is written
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe, and no file,"
+        raise CheckpointError(f"{location(target)}: {kind} is there; give the name of a file")
+
+
 def stage(target: Path, produce: Callable[[Any], object]) -> Staged:
     """Write new content for `target` under a temporary name and onto the disk. `publish` makes it the file.
 
     produce: called with an object that has `write(bytes)`.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written. Nothing is left behind.
+        CheckpointError: no file can be there, or the disk is full or cannot be written. Nothing is left behind.
     """
+    require_file(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}{_TEMPORARY}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)

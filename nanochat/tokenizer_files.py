@@ -107,7 +107,10 @@ def _check_tokens(tokens: Any) -> None:
     if not 256 <= len(tokens) <= MAX_TOKENS:
         raise TokenizerError(f"a vocabulary has 256 to {MAX_TOKENS:,} ordinary tokens, this one {len(tokens):,}")
     if not all(isinstance(token, bytes) and 0 < len(token) <= MAX_TOKEN_BYTES for token in tokens):
-        raise TokenizerError(f"every token must be 1 to {MAX_TOKEN_BYTES:,} bytes; this vocabulary is damaged")
+        raise TokenizerError(
+            f"every token must be 1 to {MAX_TOKEN_BYTES:,} bytes; this vocabulary is damaged, or learnt from one "
+            "letter again and again"
+        )
     distinct = set(tokens)
     if len(distinct) != len(tokens):
         raise TokenizerError("the same token stands twice in the vocabulary; it is damaged, take another copy")

@@ -1,6 +1,7 @@
 """The conversation builder's analysis: making, files that lose nothing, the mask, what a cut loses, a token's loss."""
 
 import errno
+import gzip
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from nanochat.conversation import check, render
 from nanochat.gpt_config import GPTConfig
 from nanochat.tasks.conversation_file import ConversationFile
 from nanochat.tokenizer import train_tokenizer
+from nanochat.tools.conversation_template_builder import main
 from tests.checkpoint_support import save_checkpoint
 from tests.variants import random_weights
 
@@ -276,3 +278,35 @@ def test_what_is_added_twice_is_said(tmp_path):
     said = [builder.append_and_tell(path, value) for value in (one, two, one)]
     assert said[:2] == [f"Added to {path} as line {number}" for number in (1, 2)]
     assert said[2] == f"Added to {path} as line 3; line 1 is the same conversation, which then counts twice"
+
+
+PACKED = gzip.compress(b'{"messages": []}\n', mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("chats.jsonl.gz", PACKED, "no file of lines, by its name"),
+        ("chats.jsonl", PACKED + b"\n", "its first line is no conversation"),
+        ("chats.json", json.dumps([{"messages": []}], indent=2).encode(), "its first line is no conversation"),
+        ("chats.json", json.dumps([{"messages": []}]).encode(), "its first line is no conversation"),
+        ("notes.txt", b"my notes\n", "its first line is no conversation"),
+    ],
+)
+def test_a_file_without_lines_of_conversations_is_not_added_to(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(BuilderError, match=words):
+        builder.append(path, builder.simple("a", "b"))
+    assert path.read_bytes() == content
+
+
+def test_a_dataset_is_not_replaced_by_one_of_its_lines_nor_by_its_report(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    for number in range(3):
+        builder.append(path, builder.simple(f"Question {number}", "b"))
+    before = path.read_bytes()
+    for arguments in (["--load", str(path)], ["--batch-validate", str(path)]):
+        with pytest.raises(BuilderError, match="is the dataset itself"):
+            main([*arguments, "-o", str(path), "--force"])
+        assert path.read_bytes() == before

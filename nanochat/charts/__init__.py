@@ -31,6 +31,15 @@ class ChartError(ValueError):
     """A chart that cannot be saved: one sentence."""
 
 
+def require_format(path: str | Path) -> str:
+    """The ending of a chart's file. Raises ChartError where it is none of FORMATS."""
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in FORMATS:
+        raise ChartError(f"{path.name!r} does not say which format is meant; end it in {' or '.join(FORMATS)}")
+    return kind
+
+
 def save(chart: "alt.TopLevelMixin", path: str | Path, figure: Sequence[str]) -> str:
     """Write the chart to `path`, a .png or .svg; returns what to tell the user.
 
@@ -38,10 +47,7 @@ def save(chart: "alt.TopLevelMixin", path: str | Path, figure: Sequence[str]) ->
     a command with --plot still succeeds then. figure: the lines of those words.
     Raises ChartError for another ending, CheckpointError where the file cannot be written; an older file is whole then.
     """
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in FORMATS:
-        raise ChartError(f"{path.name!r} does not say which format is meant; end it in {' or '.join(FORMATS)}")
+    path, kind = Path(path), require_format(path)
     if importlib.util.find_spec("vl_convert") is None:
         return "\n".join([f"{path.name} was not drawn, for that needs vl-convert: {INSTALL}", *figure])
     import vl_convert

@@ -98,7 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         _show(console, args, conversation)
     if args.output is not None:
-        _said(args, f"Saved to {builder.save(args.output, conversation, args.force)}")
+        dataset = args.load if args.line is not None or builder.has_lines(args.load) else None
+        _said(args, f"Saved to {builder.save(args.output, conversation, args.force, dataset)}")
     if args.append is not None:
         _said(args, builder.append_and_tell(args.append, conversation, args.profile))
     return int(any(problem.severity == "error" for problem in check(conversation, args.profile)))
@@ -261,7 +262,7 @@ def _batch(args: argparse.Namespace, console: Console) -> int:
         if report.invalid + report.warnings > MAX_ISSUES:
             _lines(console, f"  ... and {report.invalid + report.warnings - MAX_ISSUES:,} more; --output lists them")
     if args.output is not None:
-        _said(args, f"Report saved to {builder.save(args.output, report.as_json(), overwrite=True)}")
+        _said(args, f"Report saved to {builder.save(args.output, report.as_json(), True, args.batch_validate)}")
     return int(report.invalid > 0)
 
 

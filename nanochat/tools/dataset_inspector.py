@@ -4,8 +4,9 @@
     python -m nanochat.tools.dataset_inspector chats.jsonl --validate --analyze-lengths --samples 10
     python -m nanochat.tools.dataset_inspector chats/ --issues issues.jsonl --clean clean.jsonl --rejects bad.jsonl
 
-It takes JSONL, gzip, zstandard and parquet, several files or a folder, and ends with status 1 where a line has an
-error. Text files, and parquet or JSON lines with a column `text`, get a report for plain text.
+It takes JSONL, gzip, zstandard, parquet and lists in one JSON document, several files or a folder with all below it,
+and ends with status 1 where a line has an error. Text files, and parquet or JSON lines with a column `text`, get a
+report for plain text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nanochat.analysis.dataset_inspector import Progress, Report
+
+WRITES = ("issues", "counts", "clean", "rejects", "repaired", "export", "plot")  # the flags that name a file to write
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,12 +81,25 @@ def main(argv: list[str] | None = None) -> int:
     """Inspect and print."""
     p = parser()
     args = p.parse_args(argv)
-    if (args.samples or 0) < 0 or args.export_count < 1 or args.max_tokens < 1:
-        p.error("--samples is at least 0; --export-count and --max-tokens are at least 1")
-    from nanochat.analysis.dataset_inspector import InspectorError, find_sources, is_corpus, open_tokenizer
+    if (args.samples or 0) < 0 or args.seed < 0 or args.export_count < 1 or args.max_tokens < 1:
+        p.error("--samples and --seed are at least 0; --export-count and --max-tokens are at least 1")
+    if args.by == "":
+        p.error("--by needs the name of a field, such as source")
+    from nanochat.analysis.dataset_inspector import (
+        InspectorError,
+        find_sources,
+        is_corpus,
+        open_tokenizer,
+        require_targets,
+    )
     from nanochat.checkpoint_files import shown
 
     sources = find_sources(args.dataset)
+    if args.plot is not None:
+        from nanochat.charts import require_format
+
+        require_format(args.plot)
+    require_targets(sources, {flag: target for flag in WRITES if (target := getattr(args, flag)) is not None})
     tokenizer, origin = (None, "") if args.no_tokenizer else open_tokenizer(args.tokenizer_dir)
     watch = _events() if args.events else _watcher(quiet=args.json)
     corpus = [is_corpus(source) for source in sources]
@@ -162,7 +178,7 @@ def _write(report: Report, tokenizer: Any, args: argparse.Namespace, watch: Any)
 def _corpus(sources: Any, tokenizer: Any, args: argparse.Namespace, watch: Any) -> int:
     from nanochat.analysis.dataset_inspector import InspectorError, inspect_corpus, text
 
-    for name in ("issues", "counts", "clean", "rejects", "repaired", "export", "plot"):
+    for name in WRITES:
         if getattr(args, name) is not None:
             raise InspectorError(f"--{name} is for conversations, and this is plain text; leave it out")
     report = inspect_corpus(sources, tokenizer, watch)

@@ -7,7 +7,15 @@ Pure: conversations in, frozen reports with Polars frames out. The terminal and 
 """
 
 from nanochat.analysis.conversation_template_builder.batch import Batch, batch_validate
-from nanochat.analysis.conversation_template_builder.files import append, append_and_tell, as_line, load, parse, save
+from nanochat.analysis.conversation_template_builder.files import (
+    append,
+    append_and_tell,
+    as_line,
+    has_lines,
+    load,
+    parse,
+    save,
+)
 from nanochat.analysis.conversation_template_builder.loss import TokenLosses, token_losses
 from nanochat.analysis.conversation_template_builder.making import (
     BuilderError,
@@ -42,6 +50,7 @@ __all__ = [
     "batch_validate",
     "blocking",
     "chat_tokenizer",
+    "has_lines",
     "load",
     "messages_of",
     "multi",

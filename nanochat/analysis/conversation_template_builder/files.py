@@ -15,9 +15,10 @@ from typing import Any
 from nanochat import paths
 from nanochat.analysis.conversation_template_builder.making import BuilderError, blocking
 from nanochat.checkpoint_files import CheckpointError, location, open_regular, read_small, shown
-from nanochat.durable import publish, stage_bytes, sync_folder
+from nanochat.durable import publish, require_file, stage_bytes, sync_folder
 
 MAX_BYTES = 16 * 2**20  # of one conversation, as tasks/conversation_file.py has it
+NO_LINES = (".gz", ".zst", ".parquet")  # endings of files that no line can be added to
 BOM = b"\xef\xbb\xbf"
 
 
@@ -27,7 +28,7 @@ def load(path: str | Path, line: int | None = None) -> Any:
     What it holds is not checked: `conversation.check` says what is wrong. Raises BuilderError where it is no JSON.
     """
     path = paths.expand(path)
-    if line is not None or path.suffix.lower() in (".jsonl", ".ndjson"):
+    if line is not None or has_lines(path):
         return _parse(_line(path, 1 if line is None else line), f"{location(path)}, line {line or 1:,}")
     raw = _read(path)
     if len(raw) > MAX_BYTES:
@@ -38,9 +39,14 @@ def load(path: str | Path, line: int | None = None) -> Any:
     return _parse(raw, location(path))
 
 
+def has_lines(path: str | Path | None) -> bool:
+    """Whether a file has one conversation a line, by its name."""
+    return path is not None and Path(path).suffix.lower() in (".jsonl", ".ndjson")
+
+
 def parse(content: bytes, name: str, line: int = 1) -> Any:
     """One conversation of a file that is in memory, such as an upload. Raises BuilderError."""
-    if name.lower().endswith((".jsonl", ".ndjson")):
+    if has_lines(name):
         lines = content.split(b"\n")
         if line > len(lines):
             raise BuilderError(
@@ -50,12 +56,19 @@ def parse(content: bytes, name: str, line: int = 1) -> Any:
     return _parse(content, shown(name))
 
 
-def save(path: str | Path, conversation: Any, overwrite: bool = False) -> Path:
+def save(path: str | Path, conversation: Any, overwrite: bool = False, dataset: str | Path | None = None) -> Path:
     """Write one conversation to a file of its own, readable and indented. A folder that is missing is made.
 
+    dataset: the file that it came from, one line of many, which is never replaced.
     Raises BuilderError where a file is there already (unless `overwrite`) or nothing can be written.
     """
     path = paths.expand(path)
+    if dataset is not None and os.path.realpath(path) == os.path.realpath(paths.expand(dataset)):
+        raise BuilderError(f"{location(path)} is the dataset itself, and would be lost; give another name")
+    try:
+        require_file(path)
+    except CheckpointError as error:
+        raise BuilderError(str(error)) from None
     if os.path.lexists(path) and not overwrite:
         raise BuilderError(f"{location(path)} is there already; choose another name, or say that it may be replaced")
     content = f"{json.dumps(_writable(conversation), ensure_ascii=False, indent=2)}\n".encode()
@@ -84,6 +97,8 @@ def append(path: str | Path, conversation: Any, profile: str = "chat") -> int:
             f"{problem.remedy}"
         )
     content = as_line(conversation, profile).encode()
+    if path.suffix.lower() in NO_LINES:
+        raise BuilderError(f"{location(path)} is no file of lines, by its name; name a .jsonl file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not os.path.lexists(path)
@@ -95,6 +110,7 @@ def append(path: str | Path, conversation: Any, profile: str = "chat") -> int:
     try:
         _lock(descriptor)
         before = os.fstat(descriptor).st_size
+        _require_lines(descriptor, path)
         number, gap = _end(descriptor, path)
         try:
             rest = memoryview(gap + content)
@@ -194,6 +210,27 @@ def _parse(raw: bytes, where: str) -> Any:
 
 def _no_constant(word: str) -> float:
     raise BuilderError(f"{word} is no JSON; write null or a number")
+
+
+def _require_lines(descriptor: int, path: Path) -> None:
+    """Refuse a file whose first line is no conversation: a packed one, a table, a text, one JSON document."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        first = next((line for line in iter(lambda: file.readline(MAX_BYTES), b"") if line.strip()), None)
+    if first is None:
+        return
+    try:
+        value = json.loads(first.removeprefix(BOM).decode())
+    except (ValueError, RecursionError):
+        if not first.endswith(b"\n") and first.startswith((b"{", b"[")):
+            return  # a line that was cut off: `_end` says so
+        value = None
+    item = value[0] if isinstance(value, list) and value else value
+    if not isinstance(item, dict) or (item is not value and "role" not in item):
+        raise BuilderError(
+            f"{location(path)}: its first line is no conversation, so it is no file with one a line; name a .jsonl "
+            "file, and unpack or convert this one first if it is packed, a table, or one JSON document"
+        )
 
 
 def _end(descriptor: int, path: Path) -> tuple[int, bytes]:

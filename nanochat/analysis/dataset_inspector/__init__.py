@@ -19,6 +19,7 @@ from nanochat.analysis.dataset_inspector.export import (
     export_issues,
     export_samples,
     keep,
+    require_targets,
 )
 from nanochat.analysis.dataset_inspector.inspection import inspect, open_tokenizer, with_counts
 from nanochat.analysis.dataset_inspector.kinds import KINDS, names_of
@@ -65,6 +66,7 @@ __all__ = [
     "length_bins",
     "names_of",
     "open_tokenizer",
+    "require_targets",
     "rows_of",
     "sample",
     "save_counts",

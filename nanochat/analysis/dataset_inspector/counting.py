@@ -43,7 +43,7 @@ def save_counts(report: Report, target: Path, fingerprint: str) -> int:
             "no tokens were counted, for want of a tokenizer or of a line without an error; `nanochat tok_train` makes "
             "a tokenizer, and --validate names the bad lines"
         )
-    require_other(report, target)
+    require_other(report.sources, target)
     counts = report.tokens.counts
     places = report.index.places(counts.frame["row"]).select("row", "file", "line")
     names = pl.DataFrame({"file": range(len(report.sources)), "name": [one.name for one in report.sources]})

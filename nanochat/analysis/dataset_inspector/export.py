@@ -6,9 +6,10 @@ lines. An export also ends lines with \\n and drops a byte order mark. Each file
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from nanochat.analysis.dataset_inspector.kinds import KINDS, REFUSED, mask_of
 from nanochat.analysis.dataset_inspector.other_shapes import in_our_shape
 from nanochat.analysis.dataset_inspector.report import Progress, Report
 from nanochat.analysis.dataset_inspector.rows import sample
-from nanochat.analysis.dataset_inspector.sources import Block, InspectorError, blocks, copy_bytes
+from nanochat.analysis.dataset_inspector.sources import Block, InspectorError, Source, blocks, copy_bytes
 from nanochat.analysis.dataset_inspector.text import issue_lines, samples
 from nanochat.checkpoint_files import location
 from nanochat.conversation import check
-from nanochat.durable import publish, stage
+from nanochat.durable import publish, require_file, stage
 from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
 
+NOT_TEXT = (".gz", ".zst", ".parquet")  # endings that promise something else than lines
 PARTS = ("clean", "rejected", "repaired")
 # Faults after which nobody can say what was meant, so nothing is guessed.
 _BEYOND_REPAIR = mask_of("invalid_utf8", "dup_key")
@@ -49,7 +51,7 @@ NOTHING = Drop()
 
 def export_issues(report: Report, target: Path) -> int:
     """Write every line that has an issue, one JSON object each; how many. Raises InspectorError and CheckpointError."""
-    require_other(report, target)
+    require_other(report.sources, target)
 
     def produce(file: Any) -> None:
         for part in issue_lines(report):
@@ -61,18 +63,38 @@ def export_issues(report: Report, target: Path) -> int:
 
 def export_samples(report: Report, target: Path, count: int, seed: int = 0) -> int:
     """Write random conversations as text for reading; how many. Raises InspectorError and CheckpointError."""
-    require_other(report, target)
+    require_other(report.sources, target)
     rows = sample(report, count, seed)
     text = "\n".join(samples(rows, report, clip=MAX_LINE_BYTES)) + "\n"
     publish(stage(target, lambda file: file.write(text.encode(errors="replace"))))
     return len(rows)
 
 
-def require_other(report: Report, target: Path) -> None:
-    """Refuse to write over a file that was inspected."""
-    for source in report.sources:
+def require_other(sources: Sequence[Source], target: Path) -> None:
+    """Refuse to write over a file that is inspected. Raises InspectorError."""
+    for source in sources:
         if source.path is not None and target.exists() and source.path.exists() and target.samefile(source.path):
-            raise InspectorError(f"{location(target)}: this is a file that was inspected; give another name")
+            raise InspectorError(f"{location(target)}: this is a file that is inspected; give another name")
+
+
+def require_targets(sources: Sequence[Source], targets: Mapping[str, Path]) -> None:
+    """Refuse, before anything is read, files that cannot be written. targets: flag without dashes -> file.
+
+    Raises InspectorError for an inspected file, for two flags with one file, and for an ending that promises something
+    else; CheckpointError for what is no file.
+    """
+    flags: dict[str, str] = {}  # place -> the flag that names it
+    for flag, target in targets.items():
+        require_file(target)
+        require_other(sources, target)
+        if flag == "counts" and target.suffix.lower() != ".parquet":
+            raise InspectorError(f"{location(target)}: --counts writes a table; end its name in .parquet")
+        if flag != "counts" and target.suffix.lower() in NOT_TEXT:
+            raise InspectorError(f"{location(target)}: --{flag} writes no such file; end its name in .jsonl or .txt")
+        place = os.path.realpath(target)
+        if place in flags:
+            raise InspectorError(f"{location(target)}: --{flags[place]} and --{flag} name this file; give each its own")
+        flags[place] = flag
 
 
 @dataclass(frozen=True)
@@ -93,7 +115,7 @@ def export_file(
     drop: Drop = NOTHING,
 ) -> Exported:
     """Write one of PARTS to a file, which replaces an older one. Raises InspectorError and CheckpointError."""
-    require_other(report, target)
+    require_other(report.sources, target)
     found: list[Exported] = []
 
     def produce(file: Any) -> None:

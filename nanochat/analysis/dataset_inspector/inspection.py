@@ -83,11 +83,17 @@ def inspect(
     index = builder.finish()
     if not index.rows:
         raise InspectorError("there is no line in these files; write one conversation a line")
-    notes: list[str] = []
+    notes = [
+        f"{source.name} is one JSON document, not one conversation a line: line N is its conversation N"
+        for source in sources
+        if source.form == "document"
+    ]
     duplicates = index.repeats("hash")
     duplicates = _with_place(index, duplicates)
     normalised = index.repeats("normal").join(duplicates, on="row", how="anti") if options.normalised else None
     totals = index.collect(index.fit().select(pl.len().alias("count"), pl.col("chars").cast(pl.Int64).sum())).row(0)
+    if not totals[0] and index.collect(index.scan().select((pl.col("kinds") == KINDS["blank_line"].mask).all())).item():
+        raise InspectorError("all lines of these files are blank; write one conversation a line")
     tokens, too_long = None, pl.Series([], dtype=pl.UInt32)
     if tokenizer is not None and totals[0]:
         tokens, too_long = _tokens(sources, index, options, tokenizer, totals, watch, notes)
@@ -226,7 +232,7 @@ def _breakdown(index: Index, column: str, labels: list[str], per_char: float | N
     tokens = None if per_char is None else (frame["specials"] + frame["chars"] * per_char).round().cast(pl.Int64)
     basis = frame["chars"] if tokens is None else tokens
     return frame.select(
-        pl.Series("group", [labels[number] or NO_GROUP for number in frame[column]], dtype=pl.String),
+        pl.Series("group", [_text(labels[number]) or NO_GROUP for number in frame[column]], dtype=pl.String),
         "lines",
         "errors",
         "conversations",
@@ -235,6 +241,11 @@ def _breakdown(index: Index, column: str, labels: list[str], per_char: float | N
         pl.Series("tokens", tokens, dtype=pl.Int64) if tokens is not None else pl.lit(None, pl.Int64).alias("tokens"),
         (basis / max(int(basis.sum()), 1)).alias("share"),
     )
+
+
+def _text(label: str) -> str:
+    """A field's value without half characters, which no table can hold."""
+    return label.encode(errors="replace").decode()
 
 
 def _tokens(

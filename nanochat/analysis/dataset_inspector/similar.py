@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from nanochat.analysis.dataset_inspector.sources import find_sources
+from nanochat.analysis.dataset_inspector.sources import InspectorError, find_sources
+from nanochat.checkpoint_files import location
 from nanochat.conversation import PARTS
 
 SHINGLE = 5  # words that are compared together
@@ -95,6 +96,11 @@ class Overlap:
                     words = _WORD.findall(line.replace("\\n", " ").lower())
                     for start in range(len(words) - GRAM + 1):
                         self.known.add(hash(tuple(words[start : start + GRAM])))
+        if not self.known:
+            raise InspectorError(
+                f"{location(path)}: no {GRAM} words stand in a row in it, so nothing can overlap with it; name a file "
+                "of texts or questions"
+            )
         self.found: list[tuple[int, int]] = []
 
     def add(self, row: int, text: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from nanochat.analysis.dataset_inspector.document import document_lines, is_document
 from nanochat.checkpoint_files import CheckpointError, location, open_regular, shown
 from nanochat.paths import expand
 from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
@@ -27,7 +28,8 @@ MAX_RATIO = 200  # a packed file may grow this much; conversations grow about fi
 RATIO_FROM = 64 << 20  # unpacked bytes below which nobody minds
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".txt")
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstandard"}
-_TEXT_FORMS = {".txt": "text"}
+MADE = ("document", "parquet")  # forms whose lines are made while they are read
+WIDE = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 class InspectorError(ValueError):
@@ -39,7 +41,7 @@ class Source:
     """One file to be read; opened anew whenever it is needed."""
 
     name: str  # as a person knows it
-    form: str  # "jsonl", "parquet" or "text"
+    form: str  # "jsonl", "document" (one JSON value of many lines), "parquet" or "text"
     packed: str  # "", "gzip" or "zstandard"
     size: int  # bytes on disk
     stamp: int  # time of the last change in ns; 0 for an upload
@@ -63,7 +65,7 @@ class Block:
 
 
 def find_sources(names: Sequence[str | Path]) -> list[Source]:
-    """The files that names stand for; a folder stands for all data files directly in it, by name.
+    """The files that names stand for; a folder stands for all data files in it and below, by name.
 
     Raises InspectorError for what is not there, no regular file, or no text.
     """
@@ -75,11 +77,11 @@ def find_sources(names: Sequence[str | Path]) -> list[Source]:
         except OSError as error:  # a name that no file can have
             raise InspectorError(f"{shown(str(path), 100)}: {error.strerror}; name a file or a folder") from None
         if is_folder:
-            inside = sorted(entry for entry in path.iterdir() if _is_data(entry) and entry.is_file())
+            inside = _inside(path)
             if not inside:
                 kinds = ", ".join(SUFFIXES)
                 raise InspectorError(f"{location(path)}: no data file is in this folder; it takes {kinds}, .gz, .zst")
-            found += [_source(entry, f"{path.name}/{entry.name}") for entry in inside]
+            found += [_source(entry, f"{path.name}/{entry.relative_to(path).as_posix()}") for entry in inside]
         else:
             found.append(_source(path, path.name))
     if not found:
@@ -97,6 +99,15 @@ def upload_source(name: str, file: Any) -> Source:
     return Source(name, form, packed, size, 0, upload=file)
 
 
+def _inside(folder: Path) -> list[Path]:
+    """The data files below a folder; hidden ones and links to folders are left out."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [entry for name in names if _is_data(entry := Path(place, name)) and entry.is_file()]
+    return sorted(found)
+
+
 def _is_data(path: Path) -> bool:
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     return Path(name).suffix.lower() in SUFFIXES and not path.name.startswith(".")
@@ -110,6 +121,7 @@ def _source(path: Path, name: str) -> Source:
         except OSError as error:
             raise InspectorError(f"{location(path)}: reading failed ({error.strerror}); name another file") from None
     form, packed = _judge(location(path), path, head or b"", status.st_size)
+    name = name.encode(errors="replace").decode()  # a name on disk need not be text
     return Source(name, form, packed, status.st_size, status.st_mtime_ns, path)
 
 
@@ -125,13 +137,17 @@ def _judge(shown_name: str, path: Path, head: bytes, size: int) -> tuple[str, st
     if suffix == ".parquet" or (not packed and path.suffix in (".gz", ".zst")):
         raise InspectorError(f"{name}: the content is not what the name says; get the file again")
     if not packed:
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise InspectorError(f"{name}: this is UTF-16; save it as UTF-8")
+        wide = next((word for begin, word in WIDE.items() if head.startswith(begin)), "")
+        zeros = sorted((head[::2].count(0), head[1::2].count(0)))  # every second byte of English in UTF-16 is 0
+        if wide or (not zeros[0] and zeros[1] > len(head) // 4):
+            raise InspectorError(f"{name}: this is {wide or 'UTF-16'}; save it as UTF-8")
         # A NUL byte can be a fault of a line; where no line begins as JSON does, this is something else.
         lines = head.removeprefix(BOM).split(b"\n")
         if b"\0" in head and not any(line.lstrip().startswith((b"{", b"[")) for line in lines):
             raise InspectorError(f"{name}: this is a binary file and no text; name a JSONL file, saved as UTF-8")
-    return _TEXT_FORMS.get(suffix, "jsonl"), packed
+    if suffix == ".txt":
+        return "text", packed
+    return "document" if not packed and is_document(head) else "jsonl", packed
 
 
 def opened(path: Path) -> BinaryIO:
@@ -193,10 +209,8 @@ def require_unchanged(source: Source, raw: BinaryIO) -> None:
 
 def blocks(source: Source, progress: Callable[[int], None] = lambda done: None, size: int = BLOCK) -> Iterator[Block]:
     """All lines of a source. progress: told the bytes of the file on disk that were read. Raises InspectorError."""
-    if source.form == "parquet":
-        from nanochat.analysis.dataset_inspector.parquet import parquet_lines
-
-        yield from cut_blocks(_Joined(parquet_lines(source, progress)), size)
+    if source.form in MADE:
+        yield from cut_blocks(_made(source, progress), size)
         return
     raw = _raw(source)
     try:
@@ -214,14 +228,35 @@ def blocks(source: Source, progress: Callable[[int], None] = lambda done: None, 
             raw.close()
 
 
+def _made(source: Source, progress: Callable[[int], None] = lambda done: None) -> _Joined:
+    """The lines of a form that has none of its own. Raises InspectorError."""
+    if source.form == "document":
+        return _Joined(document_lines(source, lambda: _whole(source), progress))
+    from nanochat.analysis.dataset_inspector.parquet import parquet_lines
+
+    return _Joined(parquet_lines(source, progress))
+
+
+def _whole(source: Source) -> bytes:
+    """All bytes of a source that is read at once. Raises InspectorError."""
+    raw = _raw(source)
+    try:
+        return _exactly(raw, source.size)
+    finally:
+        if source.path is not None:
+            raw.close()
+
+
 class _Joined:
     """Pieces of bytes as something to read from."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self.pieces = pieces
+        self.pieces, self.rest = pieces, memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        return next(self.pieces, b"")
+        self.rest = self.rest or memoryview(next(self.pieces, b""))
+        data, self.rest = bytes(self.rest[:size]), self.rest[size:]
+        return data
 
 
 def cut_blocks(stream: Any, size: int = BLOCK, limit: int = MAX_LINE_BYTES) -> Iterator[Block]:
@@ -298,11 +333,11 @@ def _exactly(raw: BinaryIO, size: int) -> bytes:
 
 def copy_bytes(source: Source, offset: int, size: int, write: Callable[[bytes], object]) -> None:
     """Hand the unpacked bytes from `offset` on to `write`, `size` of them and a line end. Raises InspectorError."""
-    raw = _raw(source)
+    raw = None if source.form in MADE else _raw(source)
     last = b""
     try:
-        if source.packed:
-            stream: Any = _Guarded(source, raw)
+        if raw is None or source.packed:
+            stream: Any = _made(source) if raw is None else _Guarded(source, raw)
             while offset and (skipped := stream.read(min(BLOCK, offset))):
                 offset -= len(skipped)
         else:
@@ -312,7 +347,7 @@ def copy_bytes(source: Source, offset: int, size: int, write: Callable[[bytes], 
             write(last)
             size -= len(last)
     finally:
-        if source.path is not None:
+        if raw is not None and source.path is not None:
             raw.close()
     if not last.endswith(b"\n"):
         write(b"\n")

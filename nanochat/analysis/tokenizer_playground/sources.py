@@ -69,7 +69,12 @@ class Known:
 
 
 def places(base_dir: str | Path | None = None) -> list[Place]:
-    """Every tokenizer of both roots, or of one folder in their layout; then tiktoken's and the example."""
+    """Every tokenizer of both roots, or of one folder in their layout; then tiktoken's and the example.
+
+    Raises PlaygroundError where that folder is none.
+    """
+    if base_dir is not None and not paths.expand(base_dir).is_dir():
+        raise PlaygroundError(f"{location(base_dir)} is no folder; name one in nanochat's layout")
     found: list[Place] = []
     roots = paths.roots() if base_dir is None else [paths.Root("nanochat", paths.expand(base_dir), True, "")]
     for root in roots:
