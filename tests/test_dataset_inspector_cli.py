@@ -128,7 +128,8 @@ def test_the_profile_of_nanochats_own_loader(tmp_path, capsys):
 
 def test_every_request_has_its_figure(good, tmp_path, capsys):
     lines_file(tmp_path / "b.jsonl", {"messages": talk("mail a@example.org"), "task": "x"})
-    arguments = ("--near-duplicates", "--pii", "--overlap", good, "--by", "task", "--exact", "--json")
+    exam = lines_file(tmp_path / "exam.jsonl", {"question": " ".join(f"word{number}" for number in range(20))})
+    arguments = ("--near-duplicates", "--pii", "--overlap", exam, "--by", "task", "--exact", "--json")
     found = json.loads(_run(capsys, good, tmp_path / "b.jsonl", *arguments)[1])
     assert found["personal"] == {"email": 1}
     assert found["overlap"] == 0
