@@ -74,8 +74,8 @@ KINDS: dict[str, Kind] = {
     ),
     **_keys(
         _TEXT,
-        "base_dir model_tag data tokenizer_dir window_pattern optimizer schedule device_type dtype compile fp8_recipe "
-        "run profile tasks words",
+        "base_dir model_tag output_tag data tokenizer_dir window_pattern optimizer schedule device_type dtype compile "
+        "fp8_recipe run profile tasks words",
         "user_config.",
     ),
     **_keys(_SWITCH, "resume force fp8 json load_optimizer", "user_config."),

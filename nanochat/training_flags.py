@@ -67,7 +67,9 @@ COMMON_LIMITS = {
 PLACES = {"data", "tokenizer_dir", "words"}
 
 # What a resumed run does not take over from the run that it continues.
-NOT_INHERITED = {"run", "device_type", "resume", "resume_from_step", "force", "base_dir", "model_tag", "json", "fp8"}
+NOT_INHERITED = {
+    "run", "device_type", "resume", "resume_from_step", "force", "base_dir", "model_tag", "output_tag", "json", "fp8"
+}  # fmt: skip
 # Different ways to say how long a run is: a new one that is given stands in place of the old one, whichever that was.
 # target_param_data_ratio gives way to all of them anyway, and it is kept: the size of an update follows from it too.
 LENGTHS = {"minutes", "budget", "num_iterations", "target_tokens", "target_flops"}

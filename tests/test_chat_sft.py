@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from nanochat import precision, sft_setup, training_setup
+from nanochat.analysis import training_resume_helper as helper
 from nanochat.checkpoint_files import meta_name
 from nanochat.checkpoint_manager import (
     list_steps,
@@ -195,6 +196,28 @@ def test_a_resumed_run_keeps_the_base_model_it_began_with(base_dir: Path, capsys
     assert run(base_dir, "--num-iterations", "3", "--resume") == 0
     assert "step 7 (" in capsys.readouterr().out
     assert load_checkpoint(folder, 3, "cpu", False)[2]["lab"]["base"]["step"] == 7
+
+
+def test_a_result_with_a_name_of_its_own_stands_beside_others_and_goes_on(
+    base_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(base_dir, "--num-iterations", "2") == 0
+    first = {path.name: path.read_bytes() for path in (base_dir / "chatsft_checkpoints" / "d2").iterdir()}
+    assert run(base_dir, "--num-iterations", "2", "--output-tag", "mine") == 0
+    folder = base_dir / "chatsft_checkpoints" / "mine"
+    base = base_dir / "base_checkpoints"
+    shutil.copytree(base / "d2", base / "d3")  # as deep, and not the one that it began with
+    report = helper.inspect(folder)
+    ours, _ = helper.ways(report)
+    assert ours.command is not None
+    assert "chat_sft --model-tag d2 --output-tag mine" in ours.command
+    capsys.readouterr()
+    assert exit_status("x", lambda: chat_sft.main(
+        ["--base-dir", str(base_dir), "--output-tag", "mine", "--resume", "--num-iterations", "4", "--ask", "0"]
+    )) == 0  # fmt: skip
+    assert f"base model: {base / 'd2'}, step 7" in capsys.readouterr().out
+    assert load_model(folder).meta["step"] == 4
+    assert {path.name: path.read_bytes() for path in (base_dir / "chatsft_checkpoints" / "d2").iterdir()} == first
 
 
 def test_a_length_that_is_given_now_stands_in_place_of_the_old_one(

@@ -63,7 +63,10 @@ def test_fine_tuning_replaces_only_what_was_announced() -> None:
     settings = Settings("chat_sft", 2, base_tag="d4")
     assert "--force" not in train.plan(settings, None).commands[0]
     (paths.workspace() / "chatsft_checkpoints" / "d4").mkdir(parents=True)
-    assert "--force" in train.plan(settings, None).commands[0]
+    beside = train.plan(settings, None)
+    assert (beside.tag, "--force" in beside.commands[0]) == ("d4-2", False)
+    assert beside.commands[0][1:5] == ("--model-tag", "d4", "--output-tag", "d4-2")
+    assert "--force" in train.plan(replace(settings, tag="d4"), None).commands[0]
 
 
 def test_a_file_of_conversations_is_alone_unless_asked(tmp_path) -> None:

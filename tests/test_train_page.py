@@ -181,6 +181,9 @@ def test_a_model_that_talks_is_replaced_only_when_asked(monkeypatch: pytest.Monk
     monkeypatch.setattr("nanochat.ui.train._base_run", lambda: "d4")
     (paths.workspace() / "chatsft_checkpoints" / "d4").mkdir(parents=True)
     page = page_support.opened("train", {}, {"train_kind": "chat_sft"})
+    assert "--output-tag d4-2" in words(page)
+    assert not page.button(key="train_start").disabled
+    page.text_input(key="train_tag").set_value("d4").run()
     assert "this one would replace it" in words(page)
     assert page.button(key="train_start").disabled
     page.checkbox(key="train_replace_d4").check().run()

@@ -166,10 +166,11 @@ def _chat_sft(settings: Settings, speed: float | None) -> Plan:
     """From a pretrained run of the workspace; nanochat's own runs are read through --base-dir in a terminal."""
     if not settings.base_tag:
         raise TrainError("no pretrained run is chosen; pretrain one first, or run the demo")
-    tag = settings.base_tag
+    base = settings.base_tag
+    tag = settings.tag or _free_tag("sft", base)
     command = [
-        "nanochat.scripts.chat_sft", "--model-tag", tag, "--minutes", f"{settings.minutes:g}", "--seed",
-        str(settings.seed), *_flags(settings), "--json",
+        "nanochat.scripts.chat_sft", "--model-tag", base, *([] if tag == base else ["--output-tag", tag]), "--minutes",
+        f"{settings.minutes:g}", "--seed", str(settings.seed), *_flags(settings), "--json",
     ]  # fmt: skip
     if settings.file:
         command += ["--data", str(paths.expand(settings.file))]
@@ -178,7 +179,7 @@ def _chat_sft(settings: Settings, speed: float | None) -> Plan:
         command += ["--force"]  # the page asks before the start
     seconds = settings.minutes * 60
     facts = {"kind": "chat_sft", "tag": tag, "stages": ["sft"], "seconds": seconds}
-    parameters, tokens = _size_of_run(tag, speed, seconds)
+    parameters, tokens = _size_of_run(base, speed, seconds)
     return Plan((tuple(command),), tag, parameters, tokens, seconds, facts)
 
 

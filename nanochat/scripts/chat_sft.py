@@ -2,6 +2,7 @@
 
     nanochat chat_sft                                            # the deepest base model, on generated tasks
     nanochat chat_sft --model-tag d4 --data chats.jsonl --data facts.jsonl=4
+    nanochat chat_sft --model-tag d4 --data chats.jsonl --output-tag chats       # beside other fine-tunings of d4
     nanochat chat_sft --model-tag d4 --resume                    # go on where it stopped, to the bit
     torchrun --standalone --nproc-per-node 8 -m nanochat.scripts.chat_sft --model-tag d20 --data FOLDER/chats.jsonl
 
@@ -61,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     )
     where = p.add_argument_group("where")
     where.add_argument("--base-dir", type=Path, help="read and write here (reads both roots, writes to the workspace)")
-    where.add_argument("--model-tag", help="base run to start from, and name of the result (the deepest)")
+    where.add_argument("--model-tag", help="base run to start from (the deepest)")
+    where.add_argument("--output-tag", help="name of the result (that of the base run)")
     where.add_argument("--model-step", type=int, help="step of the base run (the last complete one)")
     where.add_argument("--tokenizer-dir", type=Path, help="the base model's tokenizer, where it is not found beside it")
     where.add_argument("--load-optimizer", type=int, default=1, help="1 goes on with pretraining's averages, 0 not (1)")
@@ -139,7 +141,7 @@ def _train(
     args: argparse.Namespace, argv: list[str] | None, world: World
 ) -> tuple[argparse.Namespace, int, Prepared | None]:
     """Returns the flags, the exit status, and what was trained where it was not stopped before the end."""
-    from nanochat.sft_setup import choose_base, inherit, open_base, prepared
+    from nanochat.sft_setup import began_with, choose_base, inherit, open_base, prepared
     from nanochat.training import last_record, train
     from nanochat.training_log import SFTLog, closing
     from nanochat.training_output import Output
@@ -149,9 +151,11 @@ def _train(
     # For people; between lines of JSON there is nothing else.
     output = Output(stop.request, silent=not world.first, people=sys.stderr if args.json else None)
     say = output.say
+    base_dir = training_flags.base_dir_of(args)
+    if args.output_tag is not None and args.model_tag is None and training_flags.resuming(args):
+        args.model_tag = began_with(run_folder(base_dir, "sft", args.output_tag))
     run, reason = choose_base(args)
-    tag = run.folder.name if args.model_tag is None else args.model_tag
-    folder = run_folder(training_flags.base_dir_of(args), "sft", tag)
+    folder = run_folder(base_dir, "sft", args.output_tag or args.model_tag or run.folder.name)
     if training_flags.resuming(args):
         args = training_flags.take_over(parser, argv, folder, world)
         training_flags.require_numbers(args, LIMITS)

@@ -113,11 +113,7 @@ def _base_run() -> str | None:
 def _more(kind: str) -> tuple[str, int, dict[str, str]]:
     """(tag, seed, flags) from what most people leave as it is."""
     with st.expander("More"):
-        tag = (
-            ""
-            if kind == "chat_sft"
-            else st.text_input("Name of the run", key=f"{PAGE}_tag", placeholder="a free one", persist_state="session")
-        )
+        tag = st.text_input("Name of the run", key=f"{PAGE}_tag", placeholder="a free one", persist_state="session")
         seed = st.number_input("Seed", 0, 2**31 - 1, 0, key=f"{PAGE}_seed", persist_state="session",
                                help="The same seed, the same start.")  # fmt: skip
         flags = {}
@@ -162,7 +158,7 @@ def _told(found: train.Reading, tokens: int | None) -> list[str]:
     if found.unseen:
         words[0] += f", {found.unseen:,} of them kept to ask afterwards"
     if found.tokens:
-        words[0] += f", about {_short(found.tokens)} tokens to learn from"
+        words[0] += f", about {_short(found.tokens)} tokens in what it trains on"
         often = None if tokens is None else tokens / found.tokens
         if often is not None:
             words.append(f"In this time it reads each about {often:,.0f} times" if often >= 1.5 else
@@ -188,7 +184,7 @@ def show_plan(plan: Plan) -> bool:
             folder = paths.run_folder(paths.workspace(), "sft", plan.tag)
             st.warning(
                 f"A fine-tuned run is in {plain(str(folder))}, and this one would replace it from its first moment on. "
-                "To keep it, copy that folder first.",
+                "To keep it, give this one another name, under More.",
                 icon=":material/warning:",
             )
             agreed = st.checkbox("Replace it", key=f"{PAGE}_replace_{plan.tag}")
@@ -278,7 +274,8 @@ def _curve(progress: Progress) -> None:
     so_far = None if bpb is None or progress.report else f"{bpb:.4f}"
     figures(
         (f"Updates, {stage}", f"{last['step'] + (last['smooth'] is not None):,}", "The first is step 0 of the curve."),
-        ("Loss, smoothed", last["smooth"] and f"{last['smooth']:.3f}", "Nats a token, a running mean of the updates."),
+        ("Loss, smoothed", last["smooth"] and f"{last['smooth']:.3f}",
+         "Nats a token, a mean of about the last ten updates: where the loss falls fast it lags behind."),
         (
             "Tokens a second",
             f"{statistics.median(speeds):,.0f}" if speeds else None,
@@ -334,7 +331,7 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
             # A demo's longest curve, and the floor under it, are pretraining's.
             shown = (job.facts.get("stages") or [stage])[0] if stem == "training_dashboard" else stage
             go_to(stem, query={f"{stem}_run": f"{shown}/{tag}"})
-        go_to("tokenizer_playground", query={"tokenizer_playground_tokenizer": f"base/{tag}"})
+        go_to("tokenizer_playground", query={"tokenizer_playground_tokenizer": f"{stage}/{tag}"})
     st.code(f"nanochat chat_cli -i {stage} -g {visible(str(tag))}", language=None)
 
 

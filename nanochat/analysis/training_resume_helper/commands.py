@@ -12,6 +12,7 @@ from nanochat import paths
 from nanochat.analysis.training_resume_helper.report import Report
 from nanochat.checkpoint_files import CheckpointError, find_optimizer
 from nanochat.safe_load import open_tensors
+from nanochat.sft_setup import base_tag
 
 SCRIPTS = {"base": "base_train", "sft": "chat_sft"}  # stage -> our script that resumes it
 NOT_TOLD = ("resume_from_step", "run", "model_tag", "core_metric_every", "core_metric_max_per_task")
@@ -51,7 +52,9 @@ def _ours(report: Report, script: str | None) -> Way:
     if refusal is not None:
         return Way("nanochat lab", None, refusal)
     base_dir = report.folder.absolute().parent.parent
-    words = ["nanochat", name, "--model-tag", report.folder.name]
+    tag = report.folder.name
+    base = base_tag(report.meta) if report.stage == "sft" else None
+    words = ["nanochat", name, "--model-tag", *([tag] if base in (None, tag) else [base, "--output-tag", tag])]
     if base_dir != paths.workspace():
         words += ["--base-dir", str(base_dir)]
     words += ["--resume"] if _is_last(report) else ["--resume-from-step", str(report.step), "--force"]
