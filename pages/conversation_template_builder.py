@@ -4,7 +4,7 @@ import streamlit as st
 
 from nanochat.analysis import conversation_template_builder as builder
 from nanochat.analysis import tokenizer_playground as playground
-from nanochat.ui.conversation_template_builder import PAGE, conversation, draw_editor, draw_save
+from nanochat.ui.conversation_template_builder import PAGE, conversation, draw_editor, draw_save, keep_draft
 from nanochat.ui.conversation_template_builder_views import VIEWS, draw_loss, draw_verdict
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.pickers import pick_view
@@ -48,6 +48,7 @@ def main() -> None:
     with left, errors_as_sentences("editing the conversation"):
         draw_editor()
     value = conversation()
+    keep_draft(value)
     with right, errors_as_sentences("showing the conversation"):
         if draw_verdict(value):
             view = pick_view(PAGE, [*VIEWS, LOSS, JSON_LINE])

@@ -141,3 +141,17 @@ def test_memory_is_judged_before_a_model_is_opened(taught: Path, tmp_path: Path)
     assert short.sentence == "it needs 2.3 GB, 1.1 GB free"
     with pytest.raises(CheckpointError):
         chat.memory(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "in_vain"),
+    [
+        ("text", False),
+        ("text python python_output text", False),
+        ("text python", True),
+        ("python text python python_output", True),
+    ],
+)
+def test_a_call_that_no_tool_answered_is_seen(kinds: str, in_vain: bool) -> None:
+    message = chat.Message("assistant", tuple({"type": kind, "text": "14"} for kind in kinds.split()))
+    assert message.called_in_vain == in_vain

@@ -225,3 +225,31 @@ def test_a_second_click_on_remove_finds_nothing_and_does_nothing(monkeypatch):
     for _ in range(2):
         ui._remove_part(parts, 2)
     assert parts["parts"] == [1]
+
+
+def test_what_was_written_is_there_when_the_page_is_loaded_anew():
+    page = opened()
+    texts(page)[0].set_value("My own question?").run()
+    again = opened()  # another session
+    assert [area.value for area in texts(again)] == ["My own question?", "It's 4."]
+    draft = paths.workspace() / "conversations" / ".draft.json"
+    for content in ("{", '{"messages": [{"role": "user", "content": [1]}]}'):  # a draft that no editor can show
+        draft.write_text(content)
+        assert [area.value for area in texts(opened())] == ["What is 2+2?", "It's 4."]
+        assert draft.read_text() == content
+
+
+def test_a_draft_that_cannot_be_kept_is_said_and_the_page_goes_on():
+    paths.workspace().write_text("a file where the folder should be")
+    page = opened()
+    texts(page)[0].set_value("My own question?").run()
+    assert "It is lost when this page is loaded anew" in words(page)
+    assert "Conversation is valid." in words(page)
+
+
+def test_it_is_said_whether_the_dataset_has_what_is_shown():
+    builder.append(paths.workspace() / "conversations" / "chats.jsonl", builder.simple("Another?", "Yes."))
+    page = opened()
+    assert "1 conversation; this one is not among them." in words(page)
+    builder.append(paths.workspace() / "conversations" / "chats.jsonl", builder.simple("What is 2+2?", "It's 4."))
+    assert "2 conversations, this one among them." in words(page.run())

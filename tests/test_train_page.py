@@ -90,7 +90,7 @@ def test_a_fine_tuning_shows_what_it_answers() -> None:
     table = page.dataframe[-1].value
     assert table["seen in training"].tolist() == ["1/2"]
     assert table["not seen"].tolist() == ["none"]
-    assert "by heart" in table["what it means"][0]
+    assert "by heart" in words(page)
     shown = words(page)
     assert "A dog." in shown
     assert r"A cat.\x1b" in shown

@@ -7,10 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from nanochat import paths
 from nanochat.analysis import training_dashboard as dashboard
 from nanochat.tools import training_dashboard as tool
 from tests import cli_support
 from tests.support import FIXTURES, needs_fixtures
+from tests.test_training_dashboard import falling, written
 
 NEWEST = FIXTURES / "nanochat_2026_07_03"
 D4 = NEWEST / "base_checkpoints/d4"
@@ -94,6 +96,15 @@ def test_a_run_by_base_dir_stage_and_tag(capsys: pytest.CaptureFixture[str]) -> 
     assert status == 1
     assert "base_checkpoints/d4, base_checkpoints/d4_bf16" in message
     assert message.count("\n") == 1
+
+
+def test_a_run_by_the_name_that_every_list_shows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    written(paths.workspace(), falling(20))
+    status, out, _ = run(capsys, "base/d4", "--json")
+    assert (status, json.loads(out)["name"]) == (0, "base/d4")
+    status, _, message = run(capsys, "base/d5")
+    assert status == 1
+    assert "no base run 'd5'" in message
 
 
 @pytest.mark.parametrize(

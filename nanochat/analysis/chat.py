@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,12 @@ class Message:
     def text(self) -> str:
         """The words alone, without tool calls."""
         return "".join(part["text"] for part in self.parts if part["type"] == "text")
+
+    @property
+    def called_in_vain(self) -> bool:
+        """Whether it has a tool call that no tool answered: one not finished, or one that the tool cannot do."""
+        kinds = [part["type"] for part in self.parts]
+        return any(one == "python" and after != "python_output" for one, after in pairwise([*kinds, ""]))
 
 
 Messages = tuple[Message, ...]

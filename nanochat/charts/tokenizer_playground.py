@@ -16,11 +16,12 @@ def cost(frame: "pl.DataFrame", what: str = "tokens") -> "alt.LayerChart":
     import altair as alt
 
     base = alt.Chart(frame).encode(
-        y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=240)),
-        x=alt.X("tokens:Q", title=what),
+        y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=240, labelOverlap=False)),
+        x=alt.X("tokens:Q", title=f"{what}, and how many times the first", axis=alt.Axis(tickMinStep=1)),
         tooltip=["name", "tokens", "characters", "bytes", alt.Tooltip("cost:Q", format=".2f")],
     )
-    words = base.mark_text(align="left", dx=4, color=BETWEEN).encode(text=alt.Text("cost:Q", format=".2f"))
+    times = base.transform_calculate(words="format(datum.cost, '.2f') + ' ×'")
+    words = times.mark_text(align="left", dx=4, color=BETWEEN).encode(text="words:N")
     return alt.LayerChart(layer=[base.mark_bar(color=CATEGORIES[0]), words])
 
 

@@ -24,14 +24,14 @@ def loss_curve(curve: pl.DataFrame, uniform: float | None, floor: float | None) 
     there = [name for name in colors if name in named["stage"]]
     color = alt.Color(
         "stage:N", title=None, scale=alt.Scale(domain=there, range=[colors[name] for name in there]),
-        legend=alt.Legend(orient="top"),
+        legend=alt.Legend(orient="top", symbolOpacity=1, symbolStrokeWidth=2),
     )  # fmt: skip
     x = alt.X("time:Q", title="seconds")
     top = max(filter(None, [uniform, curve["loss"].max()]), default=1.0)  # type: ignore[type-var]
     scale = alt.Scale(domain=[0, float(top) * 1.05])  # type: ignore[arg-type]
     base = alt.Chart(named)
     layers: list[Any] = [
-        base.mark_line(opacity=0.3, strokeWidth=1, clip=True).encode(
+        base.mark_line(opacity=0.55, strokeWidth=1, clip=True).encode(
             x=x, y=alt.Y("loss:Q", title="loss, nats a token", scale=scale), color=color
         ),
         # A single record is no line, so it is a point.

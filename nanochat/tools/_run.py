@@ -48,15 +48,30 @@ def chosen_run(args: argparse.Namespace) -> tuple[Run, int | None, str]:
     return run, run.steps[-1] if run.steps else None, note
 
 
+def folder_of(name: str | Path) -> Path:
+    """A folder as it is named; where there is none, the folder of the run of that name in the roots, such as base/d4.
+
+    Raises CheckpointError where the name has a stage's form and no run is called so.
+    """
+    path = paths.expand(name)
+    stage, _, tag = str(name).partition("/")
+    if stage not in paths.STAGE_FOLDERS or not tag or path.exists():
+        return path
+    places = [root.path for root in paths.roots()]
+    folders = [place / name / tag for place in places for name in paths.STAGE_FOLDERS[stage]]
+    there = next((folder for folder in folders if folder.is_dir()), None)  # also one without a checkpoint yet
+    return there or choose_run(places, stage, tag)[0].folder
+
+
 def run_of_folder(folder: str | Path) -> Run:
-    """The run in a folder, whatever the folder is called.
+    """The run in a folder, whatever the folder is called, or of that name (`folder_of`).
 
     Raises:
         CheckpointError: there is no such folder, it cannot be listed, or it holds runs instead of being one.
     """
     from nanochat.metrics_meta import stage_of  # it loads Polars, which no --help may wait for
 
-    path = paths.expand(folder)
+    path = folder_of(folder)
     steps, problems = list_steps(path)
     inside = [name for names in paths.STAGE_FOLDERS.values() for name in names if (path / name).is_dir()]
     if not steps and not problems and inside:

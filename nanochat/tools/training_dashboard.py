@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat.checkpoint_files import location
 from nanochat.errors import exit_status
-from nanochat.tools._run import add_run_flags, chosen_run
+from nanochat.tools._run import add_run_flags, chosen_run, folder_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -92,7 +92,7 @@ def _opened(args: argparse.Namespace) -> list[dashboard.History]:
     if not args.checkpoint_dir:
         return [dashboard.open_run(chosen_run(args)[0].folder, args.log)]
     runs = []
-    for path in args.checkpoint_dir:
+    for path in map(folder_of, args.checkpoint_dir):
         runs += dashboard.open_log(path) if path.is_file() else [dashboard.open_run(path, args.log)]
     return dashboard.told_apart(runs)
 

@@ -121,6 +121,8 @@ def show_messages(mine: Talk, opened: Shared, dropped: int) -> None:
                 _edit(mine, index)
                 continue
             show_parts(message.parts)
+            if message.called_in_vain:
+                st.caption("No tool answered: the call was not finished, or it is nothing that the tool can do.")
             _actions(mine, index, message)
             if mine.viewed == index:
                 _tokens(opened, index, message)

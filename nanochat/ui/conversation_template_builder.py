@@ -6,6 +6,7 @@ a turn moves no text. `conversation()` puts both together.
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -20,6 +21,7 @@ from nanochat.ui.text import plain
 PAGE = "conversation_template_builder"
 TURNS, NEXT = f"{PAGE}_turns", f"{PAGE}_next"  # [{"id", "parts": None or [id, ...]}, ...]; the next free id
 EXTRA = f"{PAGE}_extra"  # what a loaded conversation carries beside its messages: kept when it is saved
+KEPT = f"{PAGE}_kept"  # the conversation as the draft on disk has it, or as the page began with it
 TEMPLATES: dict[str, Callable[[], builder.Conversation]] = {
     "Simple": lambda: builder.simple("What is 2+2?", "It's 4."),
     "Multi-turn": lambda: builder.multi(
@@ -95,7 +97,7 @@ def conversation() -> builder.Conversation:
 def draw_editor() -> None:
     """All turns, and what can be done with them."""
     if TURNS not in st.session_state:
-        load(TEMPLATES["Simple"]())
+        _begin()
     if st.query_params.pop(f"{PAGE}_from", None) is not None and OFFERED in st.session_state:
         load(st.session_state.pop(OFFERED))
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -106,6 +108,30 @@ def draw_editor() -> None:
     for place, turn in enumerate(turns):
         _draw_turn(place, turn, len(turns))
     st.button("Add a turn", key=f"{PAGE}_add", on_click=_add, icon=":material/add:")
+
+
+def _begin() -> None:
+    """The conversation that was being written when the page was last closed or loaded anew, else the simplest one."""
+    try:
+        load(builder.load(_draft()))
+    except builder.BuilderError:  # none is there, or none that can be edited
+        load(TEMPLATES["Simple"]())
+    st.session_state[KEPT] = conversation()
+
+
+def keep_draft(value: builder.Conversation) -> None:
+    """Keep what is being written, so that a page that is loaded anew has it again."""
+    if st.session_state.get(KEPT) == value:
+        return
+    st.session_state[KEPT] = value
+    try:
+        builder.save(_draft(), value, overwrite=True)
+    except builder.BuilderError as refusal:
+        st.caption(plain(f"It is lost when this page is loaded anew: {refusal}"))
+
+
+def _draft() -> Path:
+    return paths.workspace() / "conversations" / ".draft.json"
 
 
 def _use(make: Callable[[], builder.Conversation]) -> None:
@@ -288,5 +314,9 @@ def draw_save(value: builder.Conversation) -> None:
                     show_problem("It was not added.", str(refusal))
     if paths.expand(path).is_file():
         full = paths.expand(path).absolute()
-        fine_tune_link(full, "Fine-tune on this")
-        go_to("dataset_inspector", "Inspect this dataset", {"dataset_inspector_path": str(full)})
+        name, found = plain(full.name), builder.held(full, value)
+        if found is not None:
+            many = f"{found[0]:,} conversation{'' if found[0] == 1 else 's'}"
+            st.caption(f"{name} has {many}{', this one among them' if found[1] else '; this one is not among them'}.")
+        fine_tune_link(full, f"Fine-tune on {name}")
+        go_to("dataset_inspector", f"Inspect {name}", {"dataset_inspector_path": str(full)})

@@ -172,7 +172,11 @@ def show_summary(report: Report, origin: str) -> None:
             f"{report.warning_lines:,}",
             "lines that have some, and no error; one that ends with a user's message is rejected all the same",
         ),
-        ("Conversations", f"{report.conversations:,}", "lines without an error"),
+        (
+            "Conversations",
+            f"{report.conversations:,}",
+            "lines without an error; among them those that end with a user's message, which are not trained on",
+        ),
     )
     counted: list[tuple[str, str, str]] = []
     if tokens is not None:

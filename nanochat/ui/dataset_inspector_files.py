@@ -30,10 +30,12 @@ def files(report: Report) -> None:
         ),
     )
     counts = _counted(report, drop)
+    dropped = [name for yes, name in ((drop.duplicates, "repetitions"), (drop.secrets, "lines with a secret")) if yes]
+    but_for = f", but for {' and '.join(dropped)}" if dropped else ""
     words = {
-        "clean": "Every line that can be trained on, byte for byte.",
-        "rejected": "Every line that cannot, byte for byte: those with an error, and those that end with a "
-        "user's message. With the clean ones that is all but blank lines.",
+        "clean": f"Every line that can be trained on, byte for byte{but_for}.",
+        "rejected": f"All others, byte for byte: {''.join(f'{name}, ' for name in dropped)}lines with an error, and "
+        "those that end with a user's message. With the clean ones that is all but blank lines.",
         "repaired": "The clean lines, and those that a small repair made good: NUL bytes, merged messages, a last "
         "message without a reply, and the shapes of ShareGPT, Alpaca and of pairs like prompt and completion.",
     }

@@ -213,11 +213,12 @@ def draw_vocabulary(known: Known) -> None:
         alt="Tokens by type",
         column_config={"share": st.column_config.NumberColumn(format="percent")},
     )
+    left.caption("Mixed/Other are several of these in one, as a word with the blank before it is.")
     right.markdown("**The longest**")
     right.dataframe(report.longest, hide_index=True, alt="The longest tokens", height=260)
-    left.markdown("**Learnt first**: the most frequent pairs")
+    left.markdown("**Learned first**: the most frequent pairs")
     left.dataframe(report.first_merges, hide_index=True, alt="The first merges", height=260)
-    right.markdown("**Learnt last**")
+    right.markdown("**Learned last**")
     right.dataframe(report.last_merges, hide_index=True, alt="The last merges", height=260)
     st.markdown("**Special tokens**")
     st.dataframe(playground.special_tokens(known), hide_index=True, alt="The special tokens and what each is for")
@@ -268,7 +269,7 @@ def draw_train() -> None:
         height=160,
         persist_state="session",
     )
-    size = st.slider("Vocabulary", 265, 4096, 300, key=f"{PAGE}_vocab_size", bind="query-params",
+    size = st.slider("Vocabulary", 265, 4096, 275, key=f"{PAGE}_vocab_size", bind="query-params",
                      help="256 bytes and nine special tokens are always there; the rest is learnt.")  # fmt: skip
     if st.button("Train", type="primary", key=f"{PAGE}_train", icon=":material/model_training:"):
         with st.spinner("Training"):

@@ -274,8 +274,11 @@ def _curve(progress: Progress) -> None:
     so_far = None if bpb is None or progress.report else f"{bpb:.4f}"
     figures(
         (f"Updates, {stage}", f"{last['step'] + (last['smooth'] is not None):,}", "The first is step 0 of the curve."),
-        ("Loss, smoothed", last["smooth"] and f"{last['smooth']:.3f}",
-         "Nats a token, a mean of about the last ten updates: where the loss falls fast it lags behind."),
+        (
+            "Loss, smoothed",
+            last["smooth"] and f"{last['smooth']:.3f}",
+            "Nats a token, a mean of about the last ten updates: where the loss falls fast it lags behind.",
+        ),
         (
             "Tokens a second",
             f"{statistics.median(speeds):,.0f}" if speeds else None,
@@ -286,6 +289,7 @@ def _curve(progress: Progress) -> None:
     thin = train.thinned(curve, POINTS)
     chart = in_place(loss_curve(thin, progress.uniform, progress.floor_nats))
     st.vega_lite_chart(spec=chart, alt="Training loss over time", height="content")
+    st.caption("The thin line has every update, the bold one their running mean.")
     if len(known) > 1:
         with st.expander("Bits a byte on new text"):
             st.altair_chart(bpb_curve(known, progress.floor), alt="Bits a byte at each evaluation", height="content")
@@ -338,13 +342,16 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
 def _scores(scores: Sequence[TaskScore]) -> None:
     """What a fine-tuned model answers: what it was shown beside what it was not, and some answers to read."""
     st.markdown("**Asked afterwards, right answers:**")
+    st.caption("It gave its likeliest answers. Chat draws at random, unless you set the temperature to 0 there.")
+    rows = compare(scores)
     table = [
         {"conversations": visible(row.name), "seen in training": str(row.seen or "none"),
-         "not seen": str(row.unseen or "none"), "what it means": row.meaning}
-        for row in compare(scores)
+         "not seen": str(row.unseen or "none")}
+        for row in rows
     ]  # fmt: skip
-    wide = st.column_config.Column(width="large")
-    st.dataframe(table, hide_index=True, column_config={"what it means": wide}, alt="Right answers, seen and unseen")
+    st.dataframe(table, hide_index=True, alt="Right answers, seen and unseen")
+    for row in rows:
+        st.text(visible(f"{row.name}: {row.meaning}"))
     with st.expander("Some answers", expanded=len(table) == 1):
         for score in scores:
             for one in score.examples[:ANSWERS]:

@@ -50,7 +50,7 @@ def test_a_tool_call_is_written_seen_and_appended(start_app, browser, tmp_path):
     page.get_by_text("as line 1.").wait_for()
     path = lab / "conversations" / "chats.jsonl"
     assert builder.load(path)["messages"][0]["content"] == "What is <b>13*13</b>?"
-    link = page.get_by_role("link", name="Fine-tune on this")
+    link = page.get_by_role("link", name="Fine-tune on chats.jsonl")
     link.click()
     page.get_by_role("heading", name="Train").wait_for()
     page.get_by_text("Fine-tuning starts from a pretrained model").wait_for()

@@ -18,6 +18,7 @@ from nanochat.checkpoint_files import CheckpointError, location, open_regular, r
 from nanochat.durable import publish, require_file, stage_bytes, sync_folder
 
 MAX_BYTES = 16 * 2**20  # of one conversation, as tasks/conversation_file.py has it
+LOOKED_AT = 10_000_000  # bytes of a dataset in which a conversation is looked for, each time a page is drawn
 NO_LINES = (".gz", ".zst", ".parquet")  # endings of files that no line can be added to
 BOM = b"\xef\xbb\xbf"
 
@@ -127,6 +128,21 @@ def append(path: str | Path, conversation: Any, profile: str = "chat") -> int:
     finally:
         os.close(descriptor)  # ends the lock
     return number
+
+
+def held(path: str | Path, conversation: Any, most: int = LOOKED_AT) -> tuple[int, bool] | None:
+    """How many lines of a dataset are not blank, and whether one is this conversation, as `append` writes it.
+
+    None for a file of more than `most` bytes, and for one that cannot be read.
+    """
+    path = paths.expand(path)
+    try:
+        content = as_line(conversation).encode()
+        with open_regular(path) as file:
+            lines = file.read(most + 1).splitlines(keepends=True)
+            return None if file.tell() > most else (sum(bool(line.strip()) for line in lines), content in lines)
+    except (BuilderError, CheckpointError, OSError):
+        return None
 
 
 def append_and_tell(path: str | Path, conversation: Any, profile: str = "chat") -> str:

@@ -67,7 +67,7 @@ def _phases(history: History) -> Iterator[Mark]:
         sentence = f"Step {warm:,}: the learning rate has reached its full size ({source}). Before that, steps were "
         yield Mark("warmup_end", warm, warm, "warmup ends", sentence + "small: a new model's gradients are wild.")
     if cool is not None:
-        sentence = f"Step {cool:,}: from here the learning rate falls ({source}). The loss falls faster than before: "
+        sentence = f"Step {cool:,}: from here the learning rate falls ({source}). The loss often falls faster now: "
         yield Mark("warmdown_start", cool, cool, "warmdown begins", sentence + "small steps settle what large found.")
 
 
@@ -114,7 +114,7 @@ def _slow(history: History) -> Iterator[Mark]:
     parts = _medians(speeds[1:], min(4 * PARTS, speeds.height // 5))  # the first step compiles
     stretches = _runs(parts.with_columns(bad=pl.col("loss") < SLOW * usual))
     for start, end, least in sorted(stretches, key=lambda s: s[0] - s[1])[:MOST_SLOW]:
-        sentence = f"Steps {start:,} to {end:,}: down to {least:,.0f} tokens a second, where {usual:,.0f} are usual. "
+        sentence = f"Steps {start:,} to {end:,}: about {least:,.0f} tokens a second, where {usual:,.0f} are usual. "
         cause = "Something else used the machine, or it got hot, or waited for data."
         yield Mark("slow", start, end, "slow", sentence + cause)
 
