@@ -22,12 +22,12 @@ def opened() -> AppTest:
     return page_support.opened("train", {})
 
 
-def a_job(state: str, *lines: dict | str) -> jobs.Job:
-    """A job as its supervisor would have left it."""
-    folder = jobs.folder_of_jobs() / "20260101-120000"
+def a_job(state: str, *lines: dict | str, name: str = "20260101-120000", ago: float = 100.0) -> jobs.Job:
+    """A job as its supervisor would have left it; `ago` seconds old."""
+    folder = jobs.folder_of_jobs() / name
     folder.mkdir(parents=True)
     facts = {"kind": "demo", "tag": "demo", "stages": ["base", "sft"], "seconds": 68, "vocab_size": 1280}
-    job = {"id": folder.name, "title": "First model", "commands": [["x"]], "begun": time.time() - 100, "facts": facts}
+    job = {"id": folder.name, "title": "First model", "commands": [["x"]], "begun": time.time() - ago, "facts": facts}
     (folder / jobs.JOB_NAME).write_text(json.dumps(job))
     (folder / jobs.STATE_NAME).write_text(json.dumps({"state": state, "command": 0, "code": 1, "pid": 1}))
     said = [item if isinstance(item, str) else json.dumps(item) for item in lines]
@@ -78,6 +78,16 @@ def test_a_job_that_ended_leads_on() -> None:
     assert "I am Pip." in shown
     assert "0.1800" in shown
     assert "nanochat chat_cli -i sft -g demo" in shown
+
+
+def test_a_training_whose_name_was_taken_says_that_its_links_lead_elsewhere() -> None:
+    a_job("finished", *STEPS, REPORT)
+    a_job("finished", *STEPS, REPORT, name="20260101-130000", ago=50.0)
+    page = opened()
+    page.selectbox(key="train_job").set_value("20260101-120000").run()
+    assert "A later training has taken this one's name" in words(page)
+    page.selectbox(key="train_job").set_value("20260101-130000").run()
+    assert "A later training has taken this one's name" not in words(page)
 
 
 def test_a_fine_tuning_shows_what_it_answers() -> None:

@@ -177,7 +177,11 @@ def show_plan(plan: Plan) -> bool:
     with st.container(border=True):
         figures(
             ("Parameters", "not known" if plan.parameters is None else f"{plan.parameters:,}"),
-            ("Tokens, about", "not known" if plan.tokens is None else _short(plan.tokens)),
+            (
+                "Tokens, about",
+                "not known" if plan.tokens is None else _short(plan.tokens),
+                "By how fast this machine multiplies. Where other programs use it meanwhile, it will be fewer.",
+            ),
             ("Time, about", _clock(plan.seconds)),
         )
         if replaces:
@@ -330,6 +334,9 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
         _scores(progress.scores)
     st.markdown("**Stopped; what it had was saved.**" if now.state == "stopped" else "**Done. Now look inside:**")
     stage, tag = (job.facts.get("stages") or ["base"])[-1], job.facts.get("tag", "")
+    if any(later.facts.get("stages", [])[-1:] == [stage] and later.facts.get("tag") == tag and later.begun > job.begun
+           for later in jobs.all_jobs(KINDS)):  # fmt: skip
+        st.caption("A later training has taken this one's name, so the links lead to its model.")
     with st.container(horizontal=True):
         for stem in LINKS:
             # A demo's longest curve, and the floor under it, are pretraining's.
