@@ -1,6 +1,6 @@
 """Take a picture of every page over this machine's workspace, to look at, and for the README.
 
-    make pictures                                            # docs/images, from a workspace with a demo in it
+    make pictures                     # docs/images, from a workspace in which the app trained a first model
     python -m tests.e2e.pictures --out look --theme light dark --whole
     python -m tests.e2e.pictures --out look --width 390 train chat
 
@@ -8,7 +8,6 @@ It needs Chromium and `pip install -e ".[test]"`. The dataset inspector gets a f
 """
 
 import argparse
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from nanochat import jobs
+from nanochat.analysis.train import KINDS
 from nanochat.benchmarks.make_conversations import planted
 from nanochat.paths import nanochat_base_dir, workspace
 from nanochat.ui.catalog import available
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 HOME = "home"
-# What a page needs beyond its address: a button that makes something, by its name.
-PRESSED = {"kernel_benchmark": "Measure", "generation_explorer": "Write", "chat": "Send"}
+QUESTION = "What can you do?"
 
 
 @contextmanager
@@ -42,8 +42,23 @@ def _chromium() -> "Iterator[Browser]":
 
 
 def _address(stem: str, chats: Path) -> str:
-    query = {"dataset_inspector": f"?dataset_inspector_path={quote(str(chats))}"}
-    return ("" if stem == HOME else stem) + query.get(stem, "")
+    """A page's address, with what makes it worth a picture."""
+    trained = [job for job in jobs.all_jobs(KINDS) if not jobs.status(job).alive]
+    query = {
+        HOME: "",
+        "dataset_inspector": f"dataset_inspector?dataset_inspector_path={quote(str(chats))}",
+        "train": f"train?train_job={max(trained, key=lambda job: job.begun).id}" if trained else "train",
+    }
+    return query.get(stem, stem)
+
+
+def _ask(page: "Page") -> None:
+    """Have the model of the chat page answer."""
+    box = page.get_by_test_id("stChatInputTextArea")
+    if box.count():
+        box.fill(QUESTION)
+        box.press("Enter")
+        page.get_by_text("s to the first").first.wait_for()
 
 
 def _drawn(page: "Page") -> None:
@@ -74,11 +89,9 @@ def take(address: str, stems: list[str], themes: list[str], width: int, whole: b
                 page = context.new_page()
                 page.goto(f"{address}/{_address(stem, chats)}")
                 _drawn(page)
-                if stem in PRESSED:
-                    button = page.get_by_role("button", name=re.compile(f"^{PRESSED[stem]}"))
-                    if button.count():
-                        button.first.click()
-                        _drawn(page)
+                if stem == "chat":
+                    _ask(page)
+                    _drawn(page)
                 if whole:  # Streamlit scrolls inside the window, so the window has to be as tall as the page
                     tall = page.get_by_test_id("stMainBlockContainer").evaluate("element => element.scrollHeight")
                     page.set_viewport_size({"width": width, "height": max(tall, 860)})
