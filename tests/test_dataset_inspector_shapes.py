@@ -127,7 +127,7 @@ def test_the_page_keeps_lines_and_leads_to_a_training(tmp_path):
     path = lines_file(tmp_path / "a.jsonl", {"prompt": "Hi", "completion": "Ho."}, TALK, TALK)
     page = page_support.opened("dataset_inspector", {}, {"dataset_inspector_path": str(path)})
     assert "**2 lines.** Every line that can be trained on" in words(page)
-    assert "**1 line.** Every line that cannot" in words(page)
+    assert "**1 line.** All others, byte for byte: lines with an error, and those" in words(page)
     assert "**3 lines.** The clean lines, and those" in words(page)
     assert "Lines are in the shape of another project." in words(page)
     page.button(key="dataset_inspector_keep_repaired").click().run()
@@ -138,7 +138,8 @@ def test_the_page_keeps_lines_and_leads_to_a_training(tmp_path):
     assert page.text_input(key="dataset_inspector_path").value == str(kept)
     assert {one.label: one.value for one in page.metric}["Conversations"] == "3"
     page.toggle(key="dataset_inspector_drop").set_value(True).run()
-    assert "**2 lines.** Every line that can be trained on" in words(page)
+    assert "**2 lines.** Every line that can be trained on, byte for byte, but for repetitions." in words(page)
+    assert "**1 line.** All others, byte for byte: repetitions, lines with an error" in words(page)
 
 
 def test_a_secret_is_named_by_its_line_and_left_out_on_request(tmp_path):
