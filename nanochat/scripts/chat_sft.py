@@ -26,6 +26,7 @@ from nanochat.errors import exit_status
 from nanochat.optim_config import KINDS as OPTIMIZERS
 from nanochat.paths import run_folder
 from nanochat.sft_schedule import INIT_LR_FRAC
+from nanochat.sft_tasks import VAL_EVERY
 from nanochat.training_flags import COMMON_LIMITS, MOST, NEVER, OFF, SHARE, Limits
 
 if TYPE_CHECKING:
@@ -74,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
     )
     data.add_argument("--profile", default="chat", choices=("chat", "nanochat-custom"), help="their format (chat)")
     data.add_argument(
-        "--val-every", type=int, default=10, help="keep one conversation in this many unseen (10; 0: none)"
+        "--val-every",
+        type=int,
+        default=VAL_EVERY,
+        help=f"keep one conversation in this many unseen ({VAL_EVERY}; 0: none)",
     )
     data.add_argument("--tasks", default=DEFAULT_TASKS, help=f"generated ones and how many of each ({DEFAULT_TASKS})")
     data.add_argument("--words", type=Path, help="words for spelling and counting, one a line (some 900 common ones)")
