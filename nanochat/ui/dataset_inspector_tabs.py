@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 ANY = "any kind"
+SHOWN_KINDS = 15  # rows of their table that stand beside the chart; more are scrolled
 
 
 def problems(report: Report) -> None:
@@ -45,6 +46,7 @@ def problems(report: Report) -> None:
             kinds.select("kind", "lines", "meaning", "remedy", "severity").to_dicts(),
             hide_index=True,
             column_config={"meaning": wide, "remedy": wide},
+            height=38 + 35 * min(len(kinds), SHOWN_KINDS),  # as tall as the chart beside it
             alt="Kinds of issues with their remedies",
         )
     st.caption("Click a bar to see its lines, or choose a kind.")
