@@ -134,12 +134,12 @@ def run_folder(base_dir: Path, stage: str, tag: str) -> Path:
     if (
         not tag.isprintable()
         or tag != tag.strip()
-        or tag.startswith(".")
+        or tag.startswith((".", "-"))  # hidden, or read as a flag
         or set(tag) & set("/\\")
         or not 0 < len(tag) < 101
     ):
         raise TagError(
-            f"the name {tag[:40]!r} cannot be a run's folder; take up to 100 letters, digits, dots, - or _, such as d4"
+            f"the name {tag[:40]!r} cannot be a run's folder; take up to 100 letters, digits, . - or _, such as d4"
         )
     return base_dir / STAGE_FOLDERS[stage][0] / tag
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat.paths import expand, roots
-from nanochat.sft_tasks import VAL_SIZE, ChatSFTError, make_tasks
+from nanochat.sft_tasks import VAL_SIZE, make_tasks
 from nanochat.tasks import Task
 from nanochat.tasks.mixture import Mixture, Part
 from nanochat.training_flags import PLACES, run_facts, seconds_of
@@ -77,27 +77,6 @@ def choose_base(args: argparse.Namespace) -> tuple[Run, str]:
 
     places = [expand(args.base_dir)] if args.base_dir else [root.path for root in roots()]
     return choose_run(places, "base", args.model_tag)
-
-
-def began_with(folder: Path) -> str:
-    """The name of the base run that a fine-tuning started from.
-
-    Raises ChatSFTError where its meta file does not tell, CheckpointError where there is no such run.
-    """
-    from nanochat.checkpoint_files import location, meta_name
-    from nanochat.checkpoint_manager import find_last_step, read_meta
-
-    tag = base_tag(read_meta(folder / meta_name(find_last_step(folder))))
-    if tag is None:
-        raise ChatSFTError(f"{location(folder)} does not say which base run it started from; give --model-tag")
-    return tag
-
-
-def base_tag(meta: Mapping[str, Any]) -> str | None:
-    """The name of the base run by the meta file of a fine-tuning of ours; None where it does not tell."""
-    said = (meta.get("lab") or {}).get("base")
-    tag = said.get("folder") if isinstance(said, dict) else None
-    return tag if isinstance(tag, str) else None
 
 
 def open_base(args: argparse.Namespace, run: Run, reason: str, say: Say) -> Base:

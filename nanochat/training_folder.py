@@ -183,7 +183,7 @@ def _choose_step(folder: Path, resume: int | None, force: bool) -> int | None:
         if step is None:
             raise CheckpointError(
                 f"{location(folder)}: a run is here already (steps {there}); go on with it (--resume), choose another "
-                "name (--model-tag), or remove it (--force)"
+                "name (--model-tag; for a fine-tuning --output-tag), or remove it (--force)"
             )
         raise CheckpointError(
             f"{location(folder)}: steps {there} come after step {step} and would mix with what this run writes; go on "

@@ -217,6 +217,14 @@ def test_a_result_with_a_name_of_its_own_stands_beside_others_and_goes_on(
     )) == 0  # fmt: skip
     assert f"base model: {base / 'd2'}, step 7" in capsys.readouterr().out
     assert load_model(folder).meta["step"] == 4
+    for flags, words in (
+        (("--model-tag", "d3", "--resume"), "began with the base run 'd2', not 'd3'"),
+        (("--output-tag", "", "--force"), "cannot be a run's folder"),
+        (("--output-tag=-x",), "cannot be a run's folder"),
+    ):
+        named = () if "--output-tag" in flags[0] else ("--output-tag", "mine")
+        with pytest.raises(ValueError, match=words):
+            chat_sft.main(["--base-dir", str(base_dir), "--num-iterations", "5", "--ask", "0", *named, *flags])
     assert {path.name: path.read_bytes() for path in (base_dir / "chatsft_checkpoints" / "d2").iterdir()} == first
 
 

@@ -1,5 +1,6 @@
 """The conversation builder's page: nothing trained, one run, a broken one, bad uploads; editing, views, keeping."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "nothing"))
 
 
-def opened(view: str = "Mask") -> AppTest:
-    return page_support.opened(PAGE, {"view": view})
+def opened(view: str = "Mask", **query: str) -> AppTest:
+    return page_support.opened(PAGE, {"view": view, **query})
 
 
 def metrics(page: AppTest) -> dict[str, str]:
@@ -228,15 +229,53 @@ def test_a_second_click_on_remove_finds_nothing_and_does_nothing(monkeypatch):
 
 
 def test_what_was_written_is_there_when_the_page_is_loaded_anew():
-    page = opened()
+    page, other = opened(), opened()
     texts(page)[0].set_value("My own question?").run()
-    again = opened()  # another session
-    assert [area.value for area in texts(again)] == ["My own question?", "It's 4."]
-    draft = paths.workspace() / "conversations" / ".draft.json"
-    for content in ("{", '{"messages": [{"role": "user", "content": [1]}]}'):  # a draft that no editor can show
+    texts(other)[0].set_value("Another tab's").run()
+    drafts = paths.workspace() / "conversations" / ".drafts"
+    assert len(list(drafts.iterdir())) == 2
+    name = "".join(page.query_params[ui.DRAFT])
+    assert [area.value for area in texts(opened(draft=name))] == ["My own question?", "It's 4."]
+    assert [area.value for area in texts(opened())] == ["What is 2+2?", "It's 4."], "another visit begins anew"
+    draft = drafts / f"{name}.json"
+    for content in (
+        "{",
+        '{"messages": [{"role": "user", "content": [1]}]}',
+        '[{"role": "user", "content": "\\ud800"}]',
+    ):
         draft.write_text(content)
-        assert [area.value for area in texts(opened())] == ["What is 2+2?", "It's 4."]
+        assert [area.value for area in texts(opened(draft=name))] == ["What is 2+2?", "It's 4."]
         assert draft.read_text() == content
+    for name in ("../../chats", "", "0" * 9):
+        assert [area.value for area in texts(opened(draft=name))] == ["What is 2+2?", "It's 4."]
+
+
+@pytest.mark.parametrize(
+    ("value", "words_of_it"),
+    [
+        ([{"role": "user", "content": [{"type": "text", "text": "my question"}]}], "would be lost"),
+        ([{"role": "assistant", "content": [{"type": "text", "text": "a", "id": 1}]}], "would be lost"),
+        ([{"role": "user", "content": "x\ud800"}], "half a character"),
+        ({"note": "\ud800", "messages": [{"role": "user", "content": "x"}]}, "half a character"),
+    ],
+)
+def test_what_the_editor_would_lose_is_not_opened(tmp_path, value, words_of_it):
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(value))
+    page = opened()
+    page.text_input(key=f"{PAGE}_load_path").set_value(str(path)).run()
+    page.button(key=f"{PAGE}_load").click().run()
+    assert words_of_it in words(page)
+    assert [area.value for area in texts(page)] == ["What is 2+2?", "It's 4."]
+
+
+def test_other_fields_of_a_message_are_kept(tmp_path):
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0}]))
+    page = opened("Line")
+    page.text_input(key=f"{PAGE}_load_path").set_value(str(path)).run()
+    page.button(key=f"{PAGE}_load").click().run()
+    assert any('"weight": 0' in code.value for code in page.code)
 
 
 def test_a_draft_that_cannot_be_kept_is_said_and_the_page_goes_on():

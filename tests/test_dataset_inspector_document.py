@@ -1,5 +1,6 @@
 """One JSON document instead of lines: whatever its indentation, the checks see what they would see in a JSONL file."""
 
+import gzip
 import json
 
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.analysis.dataset_inspector import InspectorError, export_file, issues, upload_source
-from nanochat.analysis.dataset_inspector.document import is_document
 from nanochat.analysis.dataset_inspector.sources import find_sources
+from nanochat.json_document import is_document
+from nanochat.tasks import TaskError
+from nanochat.tasks.conversation_file import ConversationFile
 from tests.dataset_inspector_support import look, talk
 
 CHATS = [{"messages": talk(f"Question {number}", "one\ntwo")} for number in range(5)]
@@ -17,6 +20,9 @@ LAYOUTS = {
     "tabs": json.dumps(CHATS, indent="\t"),
     "one line": json.dumps(CHATS),
     "a line each": "[\n" + ",\n".join(map(json.dumps, CHATS)) + "\n]\n",
+    "commas at line ends": "[" + ",\n".join(map(json.dumps, CHATS)) + "]",
+    "messages not first": json.dumps([{"id": number, **chat} for number, chat in enumerate(CHATS)]),
+    "a blank line within": json.dumps(CHATS, indent=2).replace("[", "[\n", 1),
     "windows": json.dumps(CHATS, indent=2).replace("\n", "\r\n"),
     "bare lists": json.dumps([chat["messages"] for chat in CHATS]),
     "bare lists, indented": json.dumps([chat["messages"] for chat in CHATS], indent=1),
@@ -37,10 +43,27 @@ def test_a_list_of_conversations_is_read_in_every_layout(tmp_path, layout):
     ]
 
 
+@pytest.mark.parametrize("layout", ["indented", "one line"])
+def test_a_packed_document_is_one_too(tmp_path, layout):
+    path = tmp_path / "chats.json.gz"
+    path.write_bytes(gzip.compress(LAYOUTS[layout].encode(), mtime=0))
+    assert (look(path).conversations, look(path).error_lines) == (5, 0)
+
+
+def test_training_says_what_it_is_and_how_lines_are_made_of_it(tmp_path):
+    path = tmp_path / "chats.json"
+    for text in (LAYOUTS["indented"], LAYOUTS["one line"]):
+        path.write_text(text)
+        with pytest.raises(TaskError, match="one JSON document and not one conversation a line"):
+            ConversationFile(path)
+
+
 @pytest.mark.parametrize("value", [CHATS[0], CHATS[0]["messages"]])
-def test_one_saved_conversation_is_one(tmp_path, value):
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_one_saved_conversation_is_one(tmp_path, value, blank):
     path = tmp_path / "conversation.json"
-    path.write_text(json.dumps(value, indent=2))
+    text = json.dumps(value, indent=2)
+    path.write_text(text[0] + blank + text[1:])
     assert (look(path).conversations, look(path).error_lines) == (1, 0)
 
 
@@ -62,7 +85,10 @@ def test_a_list_in_another_projects_shape_is_repaired(tmp_path):
     assert export_file(report, "repaired", repaired).lines == 3
 
 
-@pytest.mark.parametrize("text", ['[\n  {"messages": [\n', '[\n{"messages": 1}\n] and more', "[\n" * 100_000])
+BROKEN = ['[\n  {"messages": [\n', '[\n{"messages": 1}\n] and more', "[\n" * 100_000, "[\n1 2]"]
+
+
+@pytest.mark.parametrize("text", [*BROKEN, '[\n{"n": ' + "9" * 5_000 + "}]"])
 def test_a_broken_document_is_one_sentence(tmp_path, text):
     path = tmp_path / "chats.json"
     path.write_text(text)

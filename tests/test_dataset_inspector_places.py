@@ -67,12 +67,15 @@ def test_a_comparison_with_a_file_without_words_is_no_all_clear(tmp_path):
         (("--clean", "clean.jsonl.gz"), "--clean writes no such file"),
         (("--counts", "counts.csv"), "end its name in .parquet"),
         (("--plot", "lengths.pdf"), "end it in .png or .svg"),
-        (("--repaired", "chats.jsonl"), "a file that is inspected"),
+        (("--clean", "missing/clean.jsonl"), "there is no such folder"),
+        (("--overlap", "exam.jsonl", "--rejects", "exam.jsonl"), "a file that is read"),
+        (("--repaired", "chats.jsonl"), "a file that is read"),
     ],
 )
 def test_outputs_that_cannot_be_are_refused_before_anything_is_read(tmp_path, monkeypatch, flags, words):
     monkeypatch.chdir(tmp_path)
     lines_file(tmp_path / "chats.jsonl", talk())
+    lines_file(tmp_path / "exam.jsonl", {"question": "Who?"})
     (tmp_path / "folder").mkdir()
     os.mkfifo("pipe")
     before = sorted(os.listdir())

@@ -157,7 +157,7 @@ def test_counts_of_something_else_are_refused(estimated, tmp_path):
         with pytest.raises(InspectorError, match="no counted tokens"):
             load_counts(tmp_path / "x.parquet", guessed.sources, "chat", TOKENIZER.fingerprint)
     before = path.read_bytes()
-    with pytest.raises(InspectorError, match="is inspected"):
+    with pytest.raises(InspectorError, match="is read"):
         main([str(path), "--counts", str(path)])
     assert path.read_bytes() == before
     with pytest.raises(InspectorError, match="for want of a tokenizer"):

@@ -149,7 +149,7 @@ def test_fine_tuning_says_what_is_in_the_file_and_what_it_would_refuse(tmp_path)
     page = page_support.opened("train", {}, {"train_kind": "chat_sft", "train_data": str(file)})
     assert "3 conversations, about" in words(page)
     assert "it learns them by heart" in words(page)
-    assert "3 are longer than the 64 tokens" in words(page)
+    assert "About 3 are longer than the 64 tokens" in words(page)
     (meta,) = (paths.workspace() / "base_checkpoints" / "d2").glob("meta_*.json")
     other = json.loads(meta.read_text())
     other["model_config"]["sequence_len"] = 96
@@ -157,7 +157,7 @@ def test_fine_tuning_says_what_is_in_the_file_and_what_it_would_refuse(tmp_path)
     meta.unlink()
     meta.write_text(json.dumps(other))
     page.run()
-    assert "3 are longer than the 96 tokens" in words(page), "the run is another now"
+    assert "About 3 are longer than the 96 tokens" in words(page), "the run is another now"
     file.write_text(line + "[]\n")
     page.run()
     assert "would end at its beginning" in words(page)

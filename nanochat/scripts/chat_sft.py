@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -145,7 +146,8 @@ def _train(
     args: argparse.Namespace, argv: list[str] | None, world: World
 ) -> tuple[argparse.Namespace, int, Prepared | None]:
     """Returns the flags, the exit status, and what was trained where it was not stopped before the end."""
-    from nanochat.sft_setup import began_with, choose_base, inherit, open_base, prepared
+    from nanochat.sft_base import began_with, require_base
+    from nanochat.sft_setup import choose_base, inherit, open_base, prepared
     from nanochat.training import last_record, train
     from nanochat.training_log import SFTLog, closing
     from nanochat.training_output import Output
@@ -159,10 +161,12 @@ def _train(
     if args.output_tag is not None and args.model_tag is None and training_flags.resuming(args):
         args.model_tag = began_with(run_folder(base_dir, "sft", args.output_tag))
     run, reason = choose_base(args)
-    folder = run_folder(base_dir, "sft", args.output_tag or args.model_tag or run.folder.name)
+    tags = (args.output_tag, args.model_tag, run.folder.name)
+    folder = run_folder(base_dir, "sft", next(tag for tag in tags if tag is not None))
     if training_flags.resuming(args):
         args = training_flags.take_over(parser, argv, folder, world)
         training_flags.require_numbers(args, LIMITS)
+        require_base(folder, run.folder.name)
     base = open_base(args, run, reason, say)
     inherit(args, base, say)
     given = training_flags.given_flags(parser(), argv)
@@ -187,7 +191,7 @@ def _train(
             say(f"Total training time: {setup.state.training_time / 60:.2f}m")
             if math.isfinite(setup.state.min_val_bpb):
                 say(f"Minimum validation bpb: {setup.state.min_val_bpb:.4f}")
-        say(closing(folder, last.step, stop() is not None, f"nanochat chat_cli -g {folder.name}"))
+        say(closing(folder, last.step, stop() is not None, f"nanochat chat_cli -g {shlex.quote(folder.name)}"))
         return args, stop.status, None if stop() else ready
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from nanochat import paths
 from nanochat.conversation import PROFILES, check
+from nanochat.json_document import BOM, is_document
 from nanochat.tasks import Conversation, TaskError, check_index, check_split, expected, held_out, words_of
 
 MAX_LINE_BYTES = 16 * 2**20  # a line beyond this is no conversation: a file without line breaks, say
-BOM = b"\xef\xbb\xbf"  # some editors put it at the start of a file
+PEEK = 8 << 10  # bytes that tell what a file is
 
 
 class ConversationFile:
@@ -47,6 +48,11 @@ class ConversationFile:
         digest = hashlib.sha256()
         try:
             with self.path.open("rb") as file:
+                if is_document(file.peek(PEEK)[:PEEK]):
+                    raise TaskError(
+                        f"{self.path}: this is one JSON document and not one conversation a line; "
+                        "`nanochat dataset_inspector FILE --clean NEW.jsonl` makes lines of it"
+                    )
                 offset = 0
                 number = 0
                 while line := file.readline(MAX_LINE_BYTES + 1):

@@ -99,7 +99,10 @@ def main(argv: list[str] | None = None) -> int:
         from nanochat.charts import require_format
 
         require_format(args.plot)
-    require_targets(sources, {flag: target for flag in WRITES if (target := getattr(args, flag)) is not None})
+    compared = [] if args.overlap is None else find_sources([args.overlap])
+    require_targets(
+        [*sources, *compared], {flag: target for flag in WRITES if (target := getattr(args, flag)) is not None}
+    )
     tokenizer, origin = (None, "") if args.no_tokenizer else open_tokenizer(args.tokenizer_dir)
     watch = _events() if args.events else _watcher(quiet=args.json)
     corpus = [is_corpus(source) for source in sources]

@@ -5,6 +5,8 @@ a turn moves no text. `conversation()` puts both together.
 """
 
 import json
+import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from nanochat.ui.states import OFFERED, fine_tune_link, go_to
 from nanochat.ui.text import plain
 
 PAGE = "conversation_template_builder"
-TURNS, NEXT = f"{PAGE}_turns", f"{PAGE}_next"  # [{"id", "parts": None or [id, ...]}, ...]; the next free id
+# [{"id", "parts": None or [id, ...], "extra": other fields of the message}, ...]; the next free id
+TURNS, NEXT = f"{PAGE}_turns", f"{PAGE}_next"
 EXTRA = f"{PAGE}_extra"  # what a loaded conversation carries beside its messages: kept when it is saved
+DRAFT, DRAFTS = f"{PAGE}_draft", 50  # in session and address: the name of this tab's draft; how many are kept
 KEPT = f"{PAGE}_kept"  # the conversation as the draft on disk has it, or as the page began with it
 TEMPLATES: dict[str, Callable[[], builder.Conversation]] = {
     "Simple": lambda: builder.simple("What is 2+2?", "It's 4."),
@@ -43,8 +47,9 @@ def _new_id() -> int:
 
 
 def load(value: Any) -> None:
-    """Put a conversation into the editor. Raises BuilderError for one that the editor has no fields for."""
+    """Put a conversation into the editor. Raises BuilderError for one of which something would be lost there."""
     turns = []
+    builder.as_line(value)  # half a character is refused here, and not by each field
     messages = builder.messages_of(value)
     if not messages:
         raise builder.BuilderError("there are no messages in it; a conversation is a list of roles and contents")
@@ -55,15 +60,23 @@ def load(value: Any) -> None:
                 f"message {index + 1} has no known role or no content, so it cannot be edited; `nanochat "
                 "conversation_template_builder --validate FILE` says all that is wrong"
             )
-        turn: dict[str, Any] = {"id": _new_id(), "parts": None}
+        extra = {name: value for name, value in message.items() if name not in ("role", "content")}
+        turn: dict[str, Any] = {"id": _new_id(), "parts": None, "extra": extra}
         st.session_state[_field("role", turn["id"])] = role
         if isinstance(content, str):
             st.session_state[_field("content", turn["id"])] = content
         else:
             turn["parts"] = [_load_part(part, index) for part in content]
         turns.append(turn)
-    st.session_state[TURNS] = turns
-    st.session_state[EXTRA] = {k: v for k, v in value.items() if k != "messages"} if isinstance(value, dict) else {}
+    extra = {k: v for k, v in value.items() if k != "messages"} if isinstance(value, dict) else {}
+    before = {name: st.session_state.get(name) for name in (TURNS, EXTRA)}
+    st.session_state.update({TURNS: turns, EXTRA: extra})
+    if conversation() != {**extra, "messages": messages}:
+        st.session_state.update(before)
+        raise builder.BuilderError(
+            "it has parts of a user's message, or fields of a part, for which there is no place here: they would be "
+            "lost; edit the file itself"
+        )
 
 
 def _load_part(part: Any, index: int) -> int:
@@ -90,13 +103,13 @@ def conversation() -> builder.Conversation:
                 {"type": state.get(_field("type", part)) or "text", "text": state.get(_field("content", part), "")}
                 for part in turn["parts"]
             ]
-        messages.append({"role": role, "content": content})
+        messages.append({"role": role, "content": content, **turn["extra"]})
     return {**state.get(EXTRA, {}), "messages": messages}
 
 
 def draw_editor() -> None:
     """All turns, and what can be done with them."""
-    if TURNS not in st.session_state:
+    if st.session_state.get(TURNS) is None:
         _begin()
     if st.query_params.pop(f"{PAGE}_from", None) is not None and OFFERED in st.session_state:
         load(st.session_state.pop(OFFERED))
@@ -111,27 +124,37 @@ def draw_editor() -> None:
 
 
 def _begin() -> None:
-    """The conversation that was being written when the page was last closed or loaded anew, else the simplest one."""
+    """The conversation that this tab was writing before its page was loaded anew, else the simplest one."""
+    name = st.query_params.get(DRAFT, "")
     try:
-        load(builder.load(_draft()))
+        load(builder.load(_draft(name)))
+        st.session_state[DRAFT] = name
     except builder.BuilderError:  # none is there, or none that can be edited
         load(TEMPLATES["Simple"]())
     st.session_state[KEPT] = conversation()
 
 
 def keep_draft(value: builder.Conversation) -> None:
-    """Keep what is being written, so that a page that is loaded anew has it again."""
-    if st.session_state.get(KEPT) == value:
-        return
-    st.session_state[KEPT] = value
-    try:
-        builder.save(_draft(), value, overwrite=True)
-    except builder.BuilderError as refusal:
-        st.caption(plain(f"It is lost when this page is loaded anew: {refusal}"))
+    """Keep what is being written under a name in the address, so that the page has it when it is loaded anew."""
+    state = st.session_state
+    if state.get(KEPT) != value:
+        state[KEPT] = value
+        state[DRAFT] = state.get(DRAFT) or secrets.token_hex(4)
+        try:
+            path = builder.save(_draft(state[DRAFT]), value, overwrite=True)
+            for old in sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime)[:-DRAFTS]:
+                old.unlink(missing_ok=True)
+        except (builder.BuilderError, OSError) as refusal:
+            st.caption(plain(f"It is lost when this page is loaded anew: {refusal}"))
+    if DRAFT in state and st.query_params.get(DRAFT) != state[DRAFT]:
+        st.query_params[DRAFT] = state[DRAFT]
 
 
-def _draft() -> Path:
-    return paths.workspace() / "conversations" / ".draft.json"
+def _draft(name: str) -> Path:
+    """Where a draft lies. Raises BuilderError for what is no name of one."""
+    if not re.fullmatch("[0-9a-f]{8}", name):
+        raise builder.BuilderError("that is no name of a draft")
+    return paths.workspace() / "conversations" / ".drafts" / f"{name}.json"
 
 
 def _use(make: Callable[[], builder.Conversation]) -> None:
@@ -144,7 +167,7 @@ def _add() -> None:
     last = st.session_state.get(_field("role", turns[-1]["id"])) if turns else "assistant"
     st.session_state[_field("role", number)] = "assistant" if last == "user" else "user"
     st.session_state[_field("content", number)] = ""
-    turns.append({"id": number, "parts": None})
+    turns.append({"id": number, "parts": None, "extra": {}})
 
 
 def _draw_turn(place: int, turn: dict[str, Any], count: int) -> None:
@@ -291,7 +314,7 @@ def draw_save(value: builder.Conversation) -> None:
         "Download", json.dumps(value, ensure_ascii=False, indent=2, default=str), "conversation.json",
         "application/json", key=f"{PAGE}_download", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
-    with st.form(f"{PAGE}_save_form", border=True):
+    with st.form(f"{PAGE}_save_form", border=True, enter_to_submit=False):
         path = st.text_input(
             "Save to a file of its own", str(paths.workspace() / "conversations" / "conversation.json"),
             key=f"{PAGE}_save_path", persist_state="session",
@@ -300,7 +323,7 @@ def draw_save(value: builder.Conversation) -> None:
         if st.form_submit_button("Save", key=f"{PAGE}_save"):
             with errors_as_sentences("saving the conversation"):
                 st.success(f"Saved to {plain(str(builder.save(path, value, replace)))}")
-    with st.form(f"{PAGE}_append_form", border=True):
+    with st.form(f"{PAGE}_append_form", border=True, enter_to_submit=False):
         path = st.text_input(
             "Append to a dataset", str(paths.workspace() / "conversations" / "chats.jsonl"),
             key=f"{PAGE}_append_path", persist_state="session",

@@ -12,6 +12,7 @@ from nanochat.paths import workspace
 from nanochat.ui.dataset_inspector import HERE, key
 from nanochat.ui.errors import errors_as_sentences
 from nanochat.ui.states import fine_tune_link
+from nanochat.ui.text import plain
 
 if TYPE_CHECKING:
     from nanochat.analysis.dataset_inspector import Drop, Report
@@ -94,6 +95,7 @@ def _keep(report: Report, part: str, drop: Drop, empty: bool) -> None:
             st.session_state[kept] = (report.index, drop, keep(report, part, workspace() / "uploads", drop=drop))
     found = st.session_state.get(kept)
     if found is not None and found[0] is report.index and found[1] == drop:
+        st.caption(f"Kept as {plain(str(found[2]))}.")
         fine_tune_link(found[2], "Fine-tune on them")
         st.button(
             "Inspect them", key=key(f"inspect_{part}"), type="tertiary", icon=":material/fact_check:",

@@ -254,7 +254,7 @@ def _comparison(result: playground.Comparison, name: str) -> None:
     from nanochat.charts import tokenizer_playground as charts
 
     frame = result.frame
-    chart = charts.cost(frame).properties(height=28 * frame.height + 40)
+    chart = charts.cost(frame).properties(height={"step": 28})
     st.altair_chart(chart, alt=f"Tokens of several {name}; the figure is the multiple of the first")
     with st.expander("As a table", expanded=False):
         st.dataframe(frame.drop("tokenizer"), hide_index=True, alt=f"What the {name} cost")

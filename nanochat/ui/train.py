@@ -1,5 +1,6 @@
 """The Train page's parts: the settings, a job that runs, and what to do with what it made."""
 
+import shlex
 import statistics
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ PAGE = "train"
 JOB_KEY = f"{PAGE}_job"  # of the choice, on the page and in the address
 POINTS, LATE = 600, 50  # of the curve on the screen; updates whose median is the speed
 MORE = {  # flag -> (what it is, placeholder): what base_train and chat_sft share and a beginner need not know
-    "matrix-lr": ("Learning rate of the matrices", "0.02"),
+    "matrix-lr": ("Learning rate of the matrices", "0.02; as in pretraining for fine-tuning"),
     "device-batch-size": ("Rows a device takes at once", "chosen by size"),
     "total-batch-size": ("Tokens of one update", "chosen by time"),
     "save-minutes": ("Minutes between checkpoints", "only at the end"),
@@ -166,7 +167,8 @@ def _told(found: train.Reading, tokens: int | None) -> list[str]:
         if often is not None and often >= OFTEN:
             words.append("So often, it learns them by heart: afterwards look at its answers to those not seen")
     if found.longer:
-        words.append(f"{found.longer:,} are longer than the {found.context:,} tokens that this model sees, and are cut")
+        words.append(f"About {found.longer:,} are longer than the {found.context:,} tokens that this "
+                     "model sees, and are cut")  # fmt: skip
     return words
 
 
@@ -342,8 +344,10 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
             # A demo's longest curve, and the floor under it, are pretraining's.
             shown = (job.facts.get("stages") or [stage])[0] if stem == "training_dashboard" else stage
             go_to(stem, query={f"{stem}_run": f"{shown}/{tag}"})
+        if now.state == "stopped":
+            go_to("training_resume_helper", query={"training_resume_helper_run": f"{stage}/{tag}"})
         go_to("tokenizer_playground", query={"tokenizer_playground_tokenizer": f"{stage}/{tag}"})
-    st.code(f"nanochat chat_cli -i {stage} -g {visible(str(tag))}", language=None)
+    st.code(visible(shlex.join(["nanochat", "chat_cli", "-i", stage, "-g", str(tag)])), language=None)
 
 
 def _scores(scores: Sequence[TaskScore]) -> None:

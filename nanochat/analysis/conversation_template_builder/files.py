@@ -18,7 +18,7 @@ from nanochat.checkpoint_files import CheckpointError, location, open_regular, r
 from nanochat.durable import publish, require_file, stage_bytes, sync_folder
 
 MAX_BYTES = 16 * 2**20  # of one conversation, as tasks/conversation_file.py has it
-LOOKED_AT = 10_000_000  # bytes of a dataset in which a conversation is looked for, each time a page is drawn
+LOOKED_AT = 2_000_000  # bytes of a dataset in which a conversation is looked for, each time a page is drawn
 NO_LINES = (".gz", ".zst", ".parquet")  # endings of files that no line can be added to
 BOM = b"\xef\xbb\xbf"
 
@@ -131,18 +131,30 @@ def append(path: str | Path, conversation: Any, profile: str = "chat") -> int:
 
 
 def held(path: str | Path, conversation: Any, most: int = LOOKED_AT) -> tuple[int, bool] | None:
-    """How many lines of a dataset are not blank, and whether one is this conversation, as `append` writes it.
+    """How many lines of a dataset are not blank, and whether one has these messages, however it is written.
 
     None for a file of more than `most` bytes, and for one that cannot be read.
     """
-    path = paths.expand(path)
     try:
-        content = as_line(conversation).encode()
-        with open_regular(path) as file:
-            lines = file.read(most + 1).splitlines(keepends=True)
-            return None if file.tell() > most else (sum(bool(line.strip()) for line in lines), content in lines)
-    except (BuilderError, CheckpointError, OSError):
+        with open_regular(paths.expand(path)) as file:
+            data = file.read(most + 1)
+    except (CheckpointError, OSError):
         return None
+    if len(data) > most:
+        return None
+    lines = [line for line in data.removeprefix(BOM).split(b"\n") if line.strip()]
+    return len(lines), any(_messages_in(line) == _messages_of(conversation) for line in lines)
+
+
+def _messages_in(line: bytes) -> Any:
+    try:
+        return _messages_of(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _messages_of(value: Any) -> Any:
+    return value.get("messages") if isinstance(value, dict) else value
 
 
 def append_and_tell(path: str | Path, conversation: Any, profile: str = "chat") -> str:
@@ -244,8 +256,8 @@ def _require_lines(descriptor: int, path: Path) -> None:
     item = value[0] if isinstance(value, list) and value else value
     if not isinstance(item, dict) or (item is not value and "role" not in item):
         raise BuilderError(
-            f"{location(path)}: its first line is no conversation, so it is no file with one a line; name a .jsonl "
-            "file, and unpack or convert this one first if it is packed, a table, or one JSON document"
+            f"{location(path)}: its first line is no conversation; mend that line, or name a .jsonl file (this may be "
+            "packed, a table, or one JSON document)"
         )
 
 
@@ -260,7 +272,7 @@ def _end(descriptor: int, path: Path) -> tuple[int, bytes]:
         return lines + 1, b"\n" if tail else b""
     try:
         json.loads(tail)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BuilderError(
             f"{location(path)}: line {lines + 1:,}, the last, is half written; mend or remove it first "
             "(`nanochat dataset_inspector FILE --clean NEW` keeps the whole lines)"

@@ -24,7 +24,8 @@ from nanochat.analysis.dataset_inspector.findings import Secret, secrets_in
 from nanochat.analysis.dataset_inspector.kinds import ERRORS, mask_of
 from nanochat.analysis.dataset_inspector.other_shapes import own_fields
 from nanochat.analysis.dataset_inspector.sources import Block
-from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
+from nanochat.json_document import BOM
+from nanochat.tasks.conversation_file import MAX_LINE_BYTES
 
 ROLE_CODES = {"system": 0, "user": 1, "assistant": 2}
 AT_ONCE = 64  # lines that are decoded together; if one of them is odd, each is decoded alone

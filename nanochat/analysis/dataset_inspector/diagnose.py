@@ -12,7 +12,8 @@ from typing import Any
 from nanochat.analysis.dataset_inspector.kinds import KINDS, mask_of
 from nanochat.analysis.dataset_inspector.other_shapes import TAKE, in_our_shape
 from nanochat.conversation import check
-from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
+from nanochat.json_document import BOM
+from nanochat.tasks.conversation_file import MAX_LINE_BYTES
 
 
 @dataclass(frozen=True)

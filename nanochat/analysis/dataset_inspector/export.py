@@ -27,7 +27,8 @@ from nanochat.analysis.dataset_inspector.text import issue_lines, samples
 from nanochat.checkpoint_files import location
 from nanochat.conversation import check
 from nanochat.durable import publish, require_file, stage
-from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
+from nanochat.json_document import BOM
+from nanochat.tasks.conversation_file import MAX_LINE_BYTES
 
 NOT_TEXT = (".gz", ".zst", ".parquet")  # endings that promise something else than lines
 PARTS = ("clean", "rejected", "repaired")
@@ -71,21 +72,23 @@ def export_samples(report: Report, target: Path, count: int, seed: int = 0) -> i
 
 
 def require_other(sources: Sequence[Source], target: Path) -> None:
-    """Refuse to write over a file that is inspected. Raises InspectorError."""
+    """Refuse to write over a file that is read. Raises InspectorError."""
     for source in sources:
         if source.path is not None and target.exists() and source.path.exists() and target.samefile(source.path):
-            raise InspectorError(f"{location(target)}: this is a file that is inspected; give another name")
+            raise InspectorError(f"{location(target)}: this is a file that is read; give another name")
 
 
 def require_targets(sources: Sequence[Source], targets: Mapping[str, Path]) -> None:
     """Refuse, before anything is read, files that cannot be written. targets: flag without dashes -> file.
 
-    Raises InspectorError for an inspected file, for two flags with one file, and for an ending that promises something
-    else; CheckpointError for what is no file.
+    Raises InspectorError for a file that is read, two flags with one file, an ending that promises something else, and
+    a folder that is missing; CheckpointError for what is no file.
     """
     flags: dict[str, str] = {}  # place -> the flag that names it
     for flag, target in targets.items():
         require_file(target)
+        if not target.parent.is_dir():
+            raise InspectorError(f"{location(target)}: there is no such folder; make it first")
         require_other(sources, target)
         if flag == "counts" and target.suffix.lower() != ".parquet":
             raise InspectorError(f"{location(target)}: --counts writes a table; end its name in .parquet")

@@ -12,7 +12,8 @@ from nanochat.analysis.dataset_inspector.diagnose import diagnose, sentences
 from nanochat.analysis.dataset_inspector.kinds import KINDS, kinds_of, mask_of, names_of, severity_of
 from nanochat.analysis.dataset_inspector.report import Issue, Report
 from nanochat.analysis.dataset_inspector.sources import Source, lines_at
-from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
+from nanochat.json_document import BOM
+from nanochat.tasks.conversation_file import MAX_LINE_BYTES
 
 PLACE = ("row", "file", "line", "offset", "nbytes", "kinds")
 

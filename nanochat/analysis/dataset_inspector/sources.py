@@ -11,18 +11,20 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from nanochat.analysis.dataset_inspector.document import document_lines, is_document
+from nanochat.analysis.dataset_inspector.document import document_lines
 from nanochat.checkpoint_files import CheckpointError, location, open_regular, shown
+from nanochat.json_document import BOM, is_document
 from nanochat.paths import expand
-from nanochat.tasks.conversation_file import BOM, MAX_LINE_BYTES
+from nanochat.tasks.conversation_file import MAX_LINE_BYTES
 
 BLOCK = 4 << 20  # bytes read at a time
+PEEK = 8 << 10  # bytes that tell what a file is
 HEAD = 1 << 10  # bytes kept of a line that is too long
 MAX_RATIO = 200  # a packed file may grow this much; conversations grow about five times
 RATIO_FROM = 64 << 20  # unpacked bytes below which nobody minds
@@ -93,10 +95,10 @@ def upload_source(name: str, file: Any) -> Source:
     """A file object from a browser as a source. Raises InspectorError."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    head = file.read(8192)
+    head = file.read(PEEK)
     file.seek(0)
     form, packed = _judge(name, Path(name), head, size)
-    return Source(name, form, packed, size, 0, upload=file)
+    return _unpacked_form(Source(name, form, packed, size, 0, upload=file))
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -117,12 +119,19 @@ def _source(path: Path, name: str) -> Source:
     with opened(path) as file:
         status = os.fstat(file.fileno())
         try:
-            head = file.read(8192)
+            head = file.read(PEEK)
         except OSError as error:
             raise InspectorError(f"{location(path)}: reading failed ({error.strerror}); name another file") from None
     form, packed = _judge(location(path), path, head or b"", status.st_size)
     name = name.encode(errors="replace").decode()  # a name on disk need not be text
-    return Source(name, form, packed, status.st_size, status.st_mtime_ns, path)
+    return _unpacked_form(Source(name, form, packed, status.st_size, status.st_mtime_ns, path))
+
+
+def _unpacked_form(source: Source) -> Source:
+    """The same source, with the form of what is packed in it. Raises InspectorError where it cannot be unpacked."""
+    if not source.packed or source.form != "jsonl":
+        return source
+    return replace(source, form="document") if is_document(_first_bytes(source, PEEK)) else source
 
 
 def _judge(shown_name: str, path: Path, head: bytes, size: int) -> tuple[str, str]:
@@ -147,7 +156,7 @@ def _judge(shown_name: str, path: Path, head: bytes, size: int) -> tuple[str, st
             raise InspectorError(f"{name}: this is a binary file and no text; name a JSONL file, saved as UTF-8")
     if suffix == ".txt":
         return "text", packed
-    return "document" if not packed and is_document(head) else "jsonl", packed
+    return "document" if is_document(head) and not packed else "jsonl", packed
 
 
 def opened(path: Path) -> BinaryIO:
@@ -231,17 +240,17 @@ def blocks(source: Source, progress: Callable[[int], None] = lambda done: None, 
 def _made(source: Source, progress: Callable[[int], None] = lambda done: None) -> _Joined:
     """The lines of a form that has none of its own. Raises InspectorError."""
     if source.form == "document":
-        return _Joined(document_lines(source, lambda: _whole(source), progress))
+        return _Joined(document_lines(source, lambda most: _first_bytes(source, most), progress))
     from nanochat.analysis.dataset_inspector.parquet import parquet_lines
 
     return _Joined(parquet_lines(source, progress))
 
 
-def _whole(source: Source) -> bytes:
-    """All bytes of a source that is read at once. Raises InspectorError."""
+def _first_bytes(source: Source, most: int) -> bytes:
+    """The unpacked bytes of a source, up to so many. Raises InspectorError."""
     raw = _raw(source)
     try:
-        return _exactly(raw, source.size)
+        return _exactly(_Guarded(source, raw) if source.packed else raw, most)
     finally:
         if source.path is not None:
             raw.close()
@@ -323,7 +332,7 @@ def lines_at(source: Source, places: Iterable[tuple[int, int, int]]) -> Iterator
         yield block.data[start : start + nbytes]
 
 
-def _exactly(raw: BinaryIO, size: int) -> bytes:
+def _exactly(raw: Any, size: int) -> bytes:
     """`size` bytes; an unbuffered file may give fewer at a time."""
     data = raw.read(size)
     while len(data) < size and (more := raw.read(size - len(data))):

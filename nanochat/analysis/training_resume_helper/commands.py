@@ -12,7 +12,7 @@ from nanochat import paths
 from nanochat.analysis.training_resume_helper.report import Report
 from nanochat.checkpoint_files import CheckpointError, find_optimizer
 from nanochat.safe_load import open_tensors
-from nanochat.sft_setup import base_tag
+from nanochat.sft_base import base_tag
 
 SCRIPTS = {"base": "base_train", "sft": "chat_sft"}  # stage -> our script that resumes it
 NOT_TOLD = ("resume_from_step", "run", "model_tag", "core_metric_every", "core_metric_max_per_task")

@@ -33,6 +33,7 @@ from nanochat.checkpoint_files import meta_name, model_name, rank_files, shown
 from nanochat.checkpoint_manager import load_checkpoint
 from nanochat.dataset import SHARD_FOLDERS
 from nanochat.metrics import MetricsError
+from nanochat.sft_base import base_tag
 from nanochat.tokenizer_files import JSON_NAME
 
 ROUNDING = 1e-4  # of a loss: what another order of sums, or six printed decimals, may change
@@ -203,35 +204,36 @@ def _arguments(report: Report, scratch: Path) -> list[str]:
     there.mkdir(parents=True)
     _copy(folder, there, [*report.files, JSON_NAME])
     tokenizer = folder if (folder / JSON_NAME).is_file() else base_dir / "tokenizer"
-    arguments = ["--base-dir", str(scratch), "--model-tag", tag, "--resume", "--json", "--eval-every", "-1"]
+    arguments = ["--base-dir", str(scratch), "--resume", "--json", "--eval-every", "-1"]
     if report.stage == "base":
-        arguments += ["--sample-every", "-1", "--tokenizer-dir", str(tokenizer)]
+        arguments += ["--model-tag", tag, "--sample-every", "-1", "--tokenizer-dir", str(tokenizer)]
         named = (report.meta.get("user_config") or {}).get("data") if report.ours else None
         shards = next((str(base_dir / name) for name in SHARD_FOLDERS if (base_dir / name).is_dir()), None)
         if named or shards:
             arguments += ["--data", str(named or shards)]
     if report.stage == "sft":
-        _copy_base(report, scratch)
+        arguments += ["--model-tag", _copy_base(report, scratch), "--output-tag", tag]
     kind = optimizer_kind(report)
     if not report.ours and kind is not None:
         arguments += ["--optimizer", kind[0]]
     return arguments
 
 
-def _copy_base(report: Report, scratch: Path) -> None:
-    """The step of the pretrained run that fine-tuning began with: it is opened again when fine-tuning goes on."""
-    said = (report.meta.get("lab") or {}).get("base")
-    tag, step = (said.get("folder"), said.get("step")) if isinstance(said, dict) else (None, None)
-    if not isinstance(tag, str) or type(step) is not int:
+def _copy_base(report: Report, scratch: Path) -> str:
+    """The step of the pretrained run that fine-tuning began with, for it is opened again; returns the run's name."""
+    tag = base_tag(report.meta)
+    step = None if tag is None else report.meta["lab"]["base"].get("step")
+    if tag is None or type(step) is not int:
         raise ResumeError(f"step {report.step} does not say which pretrained run it came from; no proof without it")
     places = [report.folder.absolute().parent.parent, *(root.path for root in paths.roots())]
     folders = [paths.run_folder(place, "base", tag) for place in places]
     found = next((folder for folder in folders if (folder / model_name(step)).is_file()), None)
     if found is None:
         raise ResumeError(f"the pretrained run {shown(tag)!r} with its step {step}, from which this one began, is gone")
-    there = scratch / "base_checkpoints" / report.folder.name  # chat_sft looks for it under the name of its own run
+    there = scratch / "base_checkpoints" / tag
     there.mkdir(parents=True)
     _copy(found, there, [model_name(step), meta_name(step), JSON_NAME, *(p.name for p in rank_files(found, step))])
+    return tag
 
 
 def _copy(folder: Path, there: Path, names: Sequence[str]) -> None:
