@@ -17,7 +17,7 @@ LOSS, JSON_LINE = "Loss", "Line"
 
 def _tokenizer() -> playground.Known:
     """The tokenizer that the views are of: one that knows conversations."""
-    by_id = {place.id: place for place in playground.places() if place.path is not None}
+    by_id = {place.id: place for place in playground.local_places()}
     by_id[playground.EXAMPLE] = playground.find_place(playground.EXAMPLE)
     chosen = st.selectbox(
         "Tokenizer",

@@ -48,11 +48,11 @@ def main() -> None:
     heading(PAGE, "Find every bad line of a data set, see how long its conversations are, and take clean files away.")
     with errors_as_sentences("inspecting the data set"):
         sources = pick_sources()
-        options = pick_options()
+        options, tokenizer_folder = pick_options()
         if not sources:
             _teach()
             return
-        found = inspected(sources, options)
+        found = inspected(sources, options, tokenizer_folder)
         if found is None:
             return
         report, tokenizer, origin = found
@@ -64,7 +64,7 @@ def main() -> None:
         from nanochat.ui.dataset_inspector_count import with_exact_tokens
 
         place = st.container()  # the figures stand above the job that makes them exact
-        report = with_exact_tokens(report, tokenizer)
+        report = with_exact_tokens(report, tokenizer, tokenizer_folder)
         with place:
             show_summary(report, origin)
         _tabs(report, tokenizer)

@@ -9,8 +9,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nanochat import jobs, paths
-from nanochat.analysis.dataset_inspector import as_json
+from nanochat.analysis.dataset_inspector import as_json, counting, find_sources, inspect
 from nanochat.benchmarks.make_conversations import planted
+from nanochat.tokenizer import train_tokenizer
 from nanochat.ui import errors
 from nanochat.ui.dataset_inspector import EXAMPLE
 from tests.dataset_inspector_support import TOKENIZER, lines_file, look, talk
@@ -151,6 +152,27 @@ def test_many_bad_lines_come_a_page_at_a_time(tmp_path):
     shown = next(frame.value for frame in page.dataframe if "what is wrong" in frame.value)
     assert len(shown) == 50
     assert "1 to 50 of 5,000 lines" in words(page)
+
+
+def test_tokens_are_counted_with_the_tokenizer_that_is_chosen(tmp_path, monkeypatch):
+    other = train_tokenizer(["What is two and two? It is four."] * 4, 330)
+    for name, tokenizer in (("d2", TOKENIZER), ("d3", other)):
+        folder = paths.run_folder(paths.workspace(), "base", name)
+        folder.mkdir(parents=True)
+        tokenizer.save(folder)
+    path = lines_file(tmp_path / "chats.jsonl", *[talk("What is two and two?", "It is four.")] * 9)
+    found = {}
+    for name, tokenizer in (("d2", TOKENIZER), ("d3", other)):
+        page = _open(path=str(path), tokenizer=f"base/{name}")
+        found[name] = _figures(page)["Tokens"]
+        assert f"base_checkpoints/{name}" in words(page)
+        assert found[name] == f"{inspect(find_sources([path]), None, tokenizer).tokens.total:,}"
+    assert found["d2"] != found["d3"]
+    assert _figures(_open(path=str(path)))["Tokens"] == found["d2"], "the first one, unasked"
+    begun = []
+    monkeypatch.setattr("nanochat.jobs.start", lambda title, commands, facts: begun.extend(commands))
+    counting.start(find_sources([path]), "chat", tmp_path / "counts" / "a.parquet", Path("d3"))
+    assert begun[0][-2:] == ["--tokenizer-dir", "d3"], "a job counts with the same"
 
 
 def test_a_job_counts_every_token_and_the_page_takes_over_its_figures(tmp_path, monkeypatch):

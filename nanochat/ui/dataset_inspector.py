@@ -70,9 +70,10 @@ def pick_sources() -> list[Source]:
     return find_sources([path.strip()]) if path and path.strip() else []
 
 
-def pick_options() -> Options:
-    """What is looked for."""
+def pick_options() -> tuple[Options, Path | None]:
+    """What is looked for, and the folder of the tokenizer to count with; None for the one that is taken unasked."""
     from nanochat.analysis.dataset_inspector import Options
+    from nanochat.analysis.tokenizer_playground import local_places
 
     with st.expander("What to look for", icon=":material/tune:"):
         left, right = st.columns(2)
@@ -90,7 +91,18 @@ def pick_options() -> Options:
             near = st.checkbox("Near-duplicates", key=key("near"))
             personal = st.checkbox("Personal data", key=key("personal"), help="Finds much that is none.")
             overlap = st.text_input("Overlap with a file", key=key("overlap"), placeholder="/path/to/evaluation.jsonl")
-    return Options(
+            folders = {place.id: place.path for place in local_places()}
+            name = st.selectbox(
+                "Count tokens with",
+                list(folders),
+                index=None,
+                placeholder="the first tokenizer here",
+                key=key("tokenizer"),
+                format_func=visible,
+                bind="query-params",
+                help="Take that of the run which is to be trained on this data: another one gives other lengths.",
+            )
+    options = Options(
         profile=profile,
         by=by.strip() or None,
         max_tokens=int(limit),
@@ -98,14 +110,17 @@ def pick_options() -> Options:
         personal=personal,
         overlap=Path(overlap.strip()) if overlap and overlap.strip() else None,
     )
+    return options, None if name is None else folders[name]
 
 
-def inspected(sources: list[Source], options: Options) -> tuple[Report | CorpusReport, Tokenizer | None, str] | None:
+def inspected(
+    sources: list[Source], options: Options, tokenizer_folder: Path | None
+) -> tuple[Report | CorpusReport, Tokenizer | None, str] | None:
     """The report, from the session where nothing has changed; None after a stop. Raises what inspecting raises."""
     from nanochat.analysis.dataset_inspector import InspectorError, inspect, inspect_corpus, is_corpus, open_tokenizer
 
     place = st.empty()  # always here, so that what stands below keeps its place, and its state, in every run
-    tokenizer, origin = open_tokenizer()
+    tokenizer, origin = open_tokenizer(tokenizer_folder)
     identity = tuple((one.name, str(one.path), one.stamp, one.size, _upload_id(one)) for one in sources)
     wanted = (identity, options, tokenizer.fingerprint if tokenizer else None)
     kept = st.session_state.get(key("report"))

@@ -27,7 +27,7 @@ BYTES_A_SECOND = 5e6  # that a job counts on one core, roughly
 ENDINGS = (".gz", ".zst", ".parquet")  # that say how a file is to be read; all else is lines
 
 
-def with_exact_tokens(report: Report, tokenizer: Tokenizer | None) -> Report:
+def with_exact_tokens(report: Report, tokenizer: Tokenizer | None, tokenizer_folder: Path | None) -> Report:
     """The report with every token counted, where a job has done that; else with a button for it, or how far it is."""
     if tokenizer is None or report.tokens is None or report.tokens.exact:
         return report
@@ -53,7 +53,7 @@ def with_exact_tokens(report: Report, tokenizer: Tokenizer | None) -> Report:
     if job is not None:
         _show(job)
     if job is None or not _alive(job):
-        _offer(report, target, job)
+        _offer(report, target, job, tokenizer_folder)
     return report
 
 
@@ -71,7 +71,7 @@ def _alive(job: Job) -> bool:
     return jobs.status(job).alive
 
 
-def _offer(report: Report, target: Path, before: Job | None) -> None:
+def _offer(report: Report, target: Path, before: Job | None, tokenizer_folder: Path | None) -> None:
     from nanochat.analysis.dataset_inspector.counting import start
     from nanochat.checkpoint_files import CheckpointError
     from nanochat.jobs import JobError
@@ -87,7 +87,7 @@ def _offer(report: Report, target: Path, before: Job | None) -> None:
     if not clicked:
         return
     try:
-        start(_on_disk(report.sources), report.options.profile, target)
+        start(_on_disk(report.sources), report.options.profile, target, tokenizer_folder)
     except (JobError, CheckpointError, OSError) as error:
         st.error(plain(str(error)), icon=":material/error:")
         return

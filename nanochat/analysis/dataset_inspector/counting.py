@@ -101,11 +101,15 @@ def job_of(target: Path) -> jobs.Job | None:
     return next((job for job in jobs.all_jobs({KIND}) if job.facts.get("counts") == str(target)), None)
 
 
-def start(sources: Sequence[Source], profile: str, target: Path) -> jobs.Job:
-    """Begin to count. The sources must lie on disk. Raises JobError and CheckpointError."""
+def start(sources: Sequence[Source], profile: str, target: Path, tokenizer_folder: Path | None = None) -> jobs.Job:
+    """Begin to count. The sources must lie on disk; no folder is that of the tokenizer which is taken unasked.
+
+    Raises JobError and CheckpointError.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     files = [str(source.path.absolute()) for source in sources if source.path is not None]
     command = ["nanochat.tools.dataset_inspector", *files, "--profile", profile, "--counts", str(target), "--events"]
+    command += [] if tokenizer_folder is None else ["--tokenizer-dir", str(tokenizer_folder)]
     title = f"Counting the tokens of {sources[0].name}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     return jobs.start(title, [command], {"kind": KIND, "counts": str(target)})
 

@@ -13,6 +13,7 @@ from nanochat.analysis.tokenizer_playground.sources import (
     Place,
     find_place,
     known_from,
+    local_places,
     open_place,
     places,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "find_place",
     "known_from",
     "learn",
+    "local_places",
     "merge_piece",
     "open_place",
     "parents",

@@ -69,10 +69,17 @@ class Known:
 
 
 def places(base_dir: str | Path | None = None) -> list[Place]:
-    """Every tokenizer of both roots, or of one folder in their layout; then tiktoken's and the example.
+    """Every tokenizer on disk, as `local_places` has them, then tiktoken's and the example. Raises PlaygroundError."""
+    found = local_places(base_dir)
+    for name in REFERENCES:
+        known = reference(name)  # reads tiktoken's cache and nothing else
+        missing = None if known.encoding is not None else known.reason.replace("is not compared", "cannot be used")
+        found.append(Place(name, f"{known.label}'s tokenizer, from tiktoken", None, missing))
+    return [*found, Place(EXAMPLE, f"example: {EXAMPLE_VOCABULARY:,} tokens learnt from built-in stories", None)]
 
-    Raises PlaygroundError where that folder is none.
-    """
+
+def local_places(base_dir: str | Path | None = None) -> list[Place]:
+    """Every tokenizer of both roots, or of one folder in their layout. Raises PlaygroundError where that is none."""
     if base_dir is not None and not paths.expand(base_dir).is_dir():
         raise PlaygroundError(f"{location(base_dir)} is no folder; name one in nanochat's layout")
     found: list[Place] = []
@@ -86,11 +93,7 @@ def places(base_dir: str | Path | None = None) -> list[Place]:
             Place(f"{prefix}{stage}/{run.name}", f"of the {stage} run {shown(run.name)}", run)
             for stage, run in runs_with_tokenizer(root.path)
         ]
-    for name in REFERENCES:
-        known = reference(name)  # reads tiktoken's cache and nothing else
-        missing = None if known.encoding is not None else known.reason.replace("is not compared", "cannot be used")
-        found.append(Place(name, f"{known.label}'s tokenizer, from tiktoken", None, missing))
-    return [*found, Place(EXAMPLE, f"example: {EXAMPLE_VOCABULARY:,} tokens learnt from built-in stories", None)]
+    return found
 
 
 def runs_with_tokenizer(base_dir: Path) -> list[tuple[str, Path]]:
