@@ -80,6 +80,16 @@ def test_a_job_that_ended_leads_on() -> None:
     assert "nanochat chat_cli -i sft -g demo" in shown
 
 
+def test_a_first_model_that_was_stopped_leads_to_the_stage_that_it_reached() -> None:
+    a_job("stopped", *STEPS)
+    for stage in ("base", "sft"):
+        paths.run_folder(paths.workspace(), stage, "demo").mkdir(parents=True)
+        page = opened()
+        page.selectbox(key="train_job").set_value("20260101-120000").run()
+        assert "Stopped; what it had was saved." in words(page)
+        assert f"nanochat chat_cli -i {stage} -g demo" in words(page)
+
+
 def test_a_training_whose_name_was_taken_says_that_its_links_lead_elsewhere() -> None:
     a_job("finished", *STEPS, REPORT)
     a_job("finished", *STEPS, REPORT, name="20260101-130000", ago=50.0)

@@ -335,19 +335,22 @@ def _ending(job: jobs.Job, now: jobs.Status, progress: Progress) -> None:
     if progress.scores:
         _scores(progress.scores)
     st.markdown("**Stopped; what it had was saved.**" if now.state == "stopped" else "**Done. Now look inside:**")
-    stage, tag = (job.facts.get("stages") or ["base"])[-1], job.facts.get("tag", "")
+    tag, stages = str(job.facts.get("tag", "")), job.facts.get("stages") or ["base"]
+    if now.state == "stopped":  # perhaps before the last stage began
+        stages = [one for one in stages if paths.run_folder(paths.workspace(), one, tag).is_dir()] or stages[:1]
+    stage = stages[-1]
     if any(later.facts.get("stages", [])[-1:] == [stage] and later.facts.get("tag") == tag and later.begun > job.begun
            for later in jobs.all_jobs(KINDS)):  # fmt: skip
         st.caption("A later training has taken this one's name, so the links lead to its model.")
     with st.container(horizontal=True):
         for stem in LINKS:
             # A demo's longest curve, and the floor under it, are pretraining's.
-            shown = (job.facts.get("stages") or [stage])[0] if stem == "training_dashboard" else stage
+            shown = stages[0] if stem == "training_dashboard" else stage
             go_to(stem, query={f"{stem}_run": f"{shown}/{tag}"})
-        if now.state == "stopped":
+        if now.state == "stopped" and job.facts.get("kind") != "demo":  # which runs in one go
             go_to("training_resume_helper", query={"training_resume_helper_run": f"{stage}/{tag}"})
         go_to("tokenizer_playground", query={"tokenizer_playground_tokenizer": f"{stage}/{tag}"})
-    st.code(visible(shlex.join(["nanochat", "chat_cli", "-i", stage, "-g", str(tag)])), language=None)
+    st.code(visible(shlex.join(["nanochat", "chat_cli", "-i", stage, "-g", tag])), language=None)
 
 
 def _scores(scores: Sequence[TaskScore]) -> None:
