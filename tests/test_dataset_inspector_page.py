@@ -154,6 +154,21 @@ def test_many_bad_lines_come_a_page_at_a_time(tmp_path):
     assert "1 to 50 of 5,000 lines" in words(page)
 
 
+def test_a_field_of_the_lines_is_chosen_with_a_click(tmp_path):
+    values = [{"messages": talk(), "task": name} for name in ("sums", "sums", "facts")]
+    page = _open(path=str(lines_file(tmp_path / "chats.jsonl", *values)))
+    page.button("dataset_inspector_by_0").click().run()
+    assert not page.exception
+    groups = next(frame.value for frame in page.dataframe if "share" in frame.value)
+    assert dict(zip(groups["group"], groups["lines"], strict=True)) == {"sums": 2, "facts": 1}
+    assert page.text_input("dataset_inspector_by").value == "task"
+
+
+def test_a_file_without_one_good_line_says_why_there_are_no_rows(tmp_path):
+    page = _open(path=str(lines_file(tmp_path / "alpaca.jsonl", *[{"instruction": "Hi", "output": "Ho."}] * 3)))
+    assert "none can be read as a conversation; the tab Files repairs" in words(page)
+
+
 def test_tokens_are_counted_with_the_tokenizer_that_is_chosen(tmp_path, monkeypatch):
     other = train_tokenizer(["What is two and two? It is four."] * 4, 330)
     for name, tokenizer in (("d2", TOKENIZER), ("d3", other)):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 ANY = "any kind"
+BY_BUTTONS = 8  # fields of the lines that have a button; any other is typed
 SHOWN_KINDS = 15  # rows of their table that stand beside the chart; more are scrolled
 
 
@@ -182,7 +183,8 @@ def rows(report: Report, tokenizer: Tokenizer | None) -> None:
         numbers = report.index.collect(query.select("row"))["row"].sort()
         found = rows_of(report, _page(numbers, "rows", "conversations"))
     if not found:
-        st.caption("None.")
+        none = "No line is without an error, so none can be read as a conversation; the tab Files repairs what it can."
+        st.caption("None." if report.conversations else none)
         return
     table = [
         {"file": visible(report.sources[row.file].name), "line": row.line, "begins": visible(preview(row))}
@@ -289,7 +291,10 @@ def breakdown(report: Report) -> None:
         _groups(report.groups)
     elif report.fields:
         names = ", ".join(visible(name) for name in islice(report.fields, 20))
-        st.text(f"Lines have fields of their own: {names}. Name one under “What to look for” to break down by it.")
+        st.text(f"Lines have fields of their own: {names}. Choose one to break down by it:")
+        with st.container(horizontal=True):
+            for number, name in enumerate(islice(report.fields, BY_BUTTONS)):
+                st.button(plain(name), key=key(f"by_{number}"), on_click=_break_down, args=(name,))
     else:
         st.text("The lines have no fields of their own to break down by.")
     st.subheader("By file", anchor=False)
@@ -306,6 +311,11 @@ def breakdown(report: Report) -> None:
             st.subheader(title, anchor=False)
             table = [{name: visible(str(cell)) for name, cell in row.items()} for row in frame.head(ROWS).to_dicts()]
             st.dataframe(table, hide_index=True, alt=title)
+
+
+def _break_down(name: str) -> None:
+    """Chooses the field, as if it had been typed under “What to look for”."""
+    st.session_state[key("by")] = name
 
 
 def _groups(frame: pl.DataFrame) -> None:

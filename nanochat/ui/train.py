@@ -290,7 +290,11 @@ def _curve(progress: Progress) -> None:
             f"{statistics.median(speeds):,.0f}" if speeds else None,
             f"The median of the last {LATE} updates.",
         ),
-        *([("Bits a byte, so far", so_far, "On text that is new to it.")] if so_far else []),
+        *(
+            [("Bits a byte, so far", so_far, f"On text that is new to it, at update {known['step'][-1]:,}.")]
+            if so_far
+            else []
+        ),
     )
     thin = train.thinned(curve, POINTS)
     chart = in_place(loss_curve(thin, progress.uniform, progress.floor_nats))
