@@ -60,8 +60,8 @@ def load(value: Any) -> None:
                 f"message {index + 1} has no known role or no content, so it cannot be edited; `nanochat "
                 "conversation_template_builder --validate FILE` says all that is wrong"
             )
-        extra = {name: value for name, value in message.items() if name not in ("role", "content")}
-        turn: dict[str, Any] = {"id": _new_id(), "parts": None, "extra": extra}
+        others = {name: field for name, field in message.items() if name not in ("role", "content")}
+        turn: dict[str, Any] = {"id": _new_id(), "parts": None, "extra": others}
         st.session_state[_field("role", turn["id"])] = role
         if isinstance(content, str):
             st.session_state[_field("content", turn["id"])] = content

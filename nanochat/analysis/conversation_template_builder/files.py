@@ -16,11 +16,11 @@ from nanochat import paths
 from nanochat.analysis.conversation_template_builder.making import BuilderError, blocking
 from nanochat.checkpoint_files import CheckpointError, location, open_regular, read_small, shown
 from nanochat.durable import publish, require_file, stage_bytes, sync_folder
+from nanochat.json_document import BOM
 
 MAX_BYTES = 16 * 2**20  # of one conversation, as tasks/conversation_file.py has it
 LOOKED_AT = 2_000_000  # bytes of a dataset in which a conversation is looked for, each time a page is drawn
 NO_LINES = (".gz", ".zst", ".parquet")  # endings of files that no line can be added to
-BOM = b"\xef\xbb\xbf"
 
 
 def load(path: str | Path, line: int | None = None) -> Any:
@@ -143,7 +143,8 @@ def held(path: str | Path, conversation: Any, most: int = LOOKED_AT) -> tuple[in
     if len(data) > most:
         return None
     lines = [line for line in data.removeprefix(BOM).split(b"\n") if line.strip()]
-    return len(lines), any(_messages_in(line) == _messages_of(conversation) for line in lines)
+    wanted = _messages_of(conversation)
+    return len(lines), any(_messages_in(line) == wanted for line in lines)
 
 
 def _messages_in(line: bytes) -> Any:
